@@ -1,0 +1,43 @@
+"""Test accuracy of the parameters in params.yaml over several seeds: each run, the mean and the standard deviation.
+
+Run: python -m benchmarks.accuracy [SEEDS, 5 by default]. Every seed splits, shuffles, shifts and starts anew;
+the validation split is held out throughout, and the test split is only measured.
+"""
+
+import statistics
+import sys
+from pathlib import Path
+
+import torch
+
+from pipeline.data import TensorInfo, read_raw
+from pipeline.model import CNN
+from pipeline.params import load_params
+from pipeline.stages.preprocess import PreprocessParams, split
+from pipeline.stages.train import TrainParams
+from pipeline.training import TensorDigits, fit, keep_freed_memory, make_deterministic, predict
+
+
+def main() -> None:
+    seeds = int(sys.argv[1]) if len(sys.argv) > 1 else 5
+    preprocess, train = load_params("preprocess", PreprocessParams), load_params("train", TrainParams)
+    info = TensorInfo(dataset="MNIST", classes=tuple("0123456789"), mean=preprocess.mean, std=preprocess.std)
+    recipe = train.model_dump(exclude={"seed", "keep", "device"})
+    keep_freed_memory()
+    accuracies = []
+    for seed in range(1, seeds + 1):
+        parts = (*split(read_raw(Path("data/raw"), "train"), preprocess.validation_size, seed),)
+        train_digits, validation, test = (
+            TensorDigits(torch.from_numpy(part.images), torch.from_numpy(part.labels).long(), info)
+            for part in (*parts, read_raw(Path("data/raw"), "test"))
+        )
+        make_deterministic(seed)
+        network = CNN()
+        history = list(fit(network, train_digits, validation, seed=seed, **recipe))
+        accuracies.append((predict(network, test).argmax(1) == test.labels).double().mean().item())
+        print(f"seed {seed}: test {accuracies[-1]:.2%}, validation {history[-1].validation_accuracy:.2%}", flush=True)
+    print(f"mean {statistics.mean(accuracies):.3%}, standard deviation {statistics.stdev(accuracies):.3%}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,125 @@
+"""Training speed beside the notebook's, and our share of what the machine's matrix products allow.
+
+Run: make bench. The loops run in turn, each in a process of its own because heap tuning is process-wide, on the
+same images in batches of 64.
+"""
+
+import statistics
+import subprocess
+import sys
+import tempfile
+from itertools import pairwise
+from pathlib import Path
+from time import perf_counter
+
+import torch
+import torch.nn.functional as F
+from torch.utils.flop_counter import FlopCounterMode
+
+from benchmarks import notebook
+from pipeline.model import CNN
+from pipeline.training import TensorDigits, fit, keep_freed_memory, load_digits, make_deterministic
+
+ROUNDS = 7
+IMAGES = 64 * 50  # an epoch's
+EPOCHS = 7  # of which the first warms up and the others' median counts: these machines are noisy
+CPU = torch.device("cpu")
+TENSORS = Path("data/tensors")
+
+
+def time_notebook() -> float:
+    """Images per second."""
+    with tempfile.TemporaryDirectory() as folder:
+        data = notebook.load(Path("data/raw"), Path(folder), train=True)
+        seconds = [seconds for seconds, _ in notebook.train(data, IMAGES, EPOCHS, seed=1)]
+    return IMAGES / statistics.median(seconds[1:])
+
+
+def time_ours() -> float:
+    """Images per second of the very loop that the train stage runs, less its validation."""
+    digits = load_digits(TENSORS / "train.safetensors", CPU)
+    train = TensorDigits(digits.images[:IMAGES], digits.labels[:IMAGES], digits.info)
+    validation = TensorDigits(digits.images[:1], digits.labels[:1], digits.info)
+    keep_freed_memory()
+    make_deterministic(1)
+    epochs = fit(
+        *(CNN(), train, validation),
+        seed=1,
+        epochs=EPOCHS,
+        batch_size=64,
+        learning_rate=0.001,
+        schedule="constant",
+        max_shift=0,
+    )
+    times = [perf_counter() for _ in epochs]
+    return IMAGES / statistics.median(after - before for before, after in pairwise(times))
+
+
+def time_products() -> float:
+    """Images per second of nothing but the matrix products that a training step comes down to.
+
+    A convolution is a product over its unfolded input (im2col); each layer has one product forward, one for the
+    gradient of its weights and, but for the first, one for that of its input. Each runs alone and counts its best time.
+    """
+    batch, forward = 64, [(28 * 28, 9, 32), (14 * 14, 288, 64), (1, 3136, 128), (1, 128, 10)]
+    seconds = 0.0
+    for layer, (positions, inputs, outputs) in enumerate(forward):
+        rows = batch * positions
+        seconds += best_time(rows, inputs, outputs) + best_time(inputs, rows, outputs)
+        if layer > 0:
+            seconds += best_time(rows, outputs, inputs)
+    return batch / seconds
+
+
+def time_square() -> float:
+    """Floating-point operations per second of a large square product."""
+    return 2 * 2048**3 / best_time(2048, 2048, 2048)
+
+
+def best_time(rows: int, inner: int, columns: int) -> float:
+    a, b = torch.randn(rows, inner), torch.randn(inner, columns)
+    times = []
+    for _ in range(30):
+        start = perf_counter()
+        torch.mm(a, b)
+        times.append(perf_counter() - start)
+    return min(times)
+
+
+def operations_per_image() -> float:
+    """Of the convolutions and matrix products of one training step, forward and backward."""
+    network, images = CNN(), torch.zeros(64, 1, 28, 28)
+    with FlopCounterMode(display=False) as counter:
+        F.cross_entropy(network(images), torch.zeros(64, dtype=torch.long)).backward()
+    return float(counter.get_total_flops()) / 64
+
+
+MEASUREMENTS = {"notebook": time_notebook, "ours": time_ours, "products": time_products, "square": time_square}
+
+
+def measure(name: str) -> float:
+    command = [sys.executable, "-m", "benchmarks.speed", name]
+    return float(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
+
+
+def main() -> None:
+    if len(sys.argv) == 2:
+        print(MEASUREMENTS[sys.argv[1]]())
+        return
+    operations = operations_per_image()
+    columns = ["notebook", "ours", "products", "ours/notebook", "ours/products", "ours/square"]
+    print("images per second, batch 64; products: the step's matrix products alone; square: a 2048x2048 product's rate")
+    print("".join(f"{column:>15}" for column in columns))
+    ratios = []
+    for _ in range(ROUNDS):
+        rates = {name: measure(name) for name in MEASUREMENTS}
+        ours = rates["ours"]
+        ratios.append((ours / rates["notebook"], ours / rates["products"], ours * operations / rates["square"]))
+        figures = [f"{rates[name]:15,.0f}" for name in ("notebook", "ours", "products")]
+        print("".join(figures + [f"{ratio:15.2f}" for ratio in ratios[-1]]), flush=True)
+    medians = [statistics.median(column) for column in zip(*ratios, strict=True)]
+    print(f"{'median':>45}" + "".join(f"{median:15.2f}" for median in medians))
+
+
+if __name__ == "__main__":
+    main()

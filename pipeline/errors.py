@@ -1,0 +1,40 @@
+"""What can go wrong for a user, and the exit code that says which.
+
+PipelineError    1   anything below, or a full disk, a missing permission
+  ParamsError    2   params.yaml is wrong: edit it
+  DataError      3   a data or model file is not what it should be: make it again
+  FetchError    75   no source answered: try again later (EX_TEMPFAIL of sysexits.h)
+"""
+
+import sys
+from collections.abc import Callable
+
+
+class PipelineError(Exception):
+    """The message says what was found, what is allowed and what to do."""
+
+    exit_code = 1
+
+
+class ParamsError(PipelineError):
+    exit_code = 2
+
+
+class DataError(PipelineError):
+    exit_code = 3
+
+
+class FetchError(PipelineError):
+    exit_code = 75
+
+
+def run(main: Callable[[], None]) -> None:
+    """Run a stage; an error the user can mend is one message and an exit code, not a traceback."""
+    try:
+        main()
+    except PipelineError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    except OSError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(PipelineError.exit_code)

@@ -1,0 +1,56 @@
+"""Turn the IDX files into tensor files, with a validation split taken from the training images.
+
+Reads the section `preprocess` of params.yaml and data/raw/; writes data/tensors/{train,validation,test}.safetensors.
+Run: python -m pipeline.stages.preprocess
+"""
+
+from pathlib import Path
+
+import numpy as np
+from pydantic import Field
+from sklearn.model_selection import train_test_split
+
+from pipeline.data import Digits, TensorInfo, read_dataset_info, read_raw, save_digits
+from pipeline.errors import ParamsError, run
+from pipeline.params import Params, load_params
+
+RAW = Path("data/raw")
+TENSORS = Path("data/tensors")
+
+
+class PreprocessParams(Params):
+    validation_size: int = Field(gt=0)  # images
+    seed: int = Field(ge=0, lt=2**32)
+    mean: float = Field(ge=0, le=1)  # of pixels scaled to [0, 1]
+    std: float = Field(gt=0)
+
+
+def split(digits: Digits, validation_size: int, seed: int) -> tuple[Digits, Digits]:
+    """Return train and validation digits, each with the classes in the proportions of the whole."""
+    count = len(digits.labels)
+    try:
+        train, validation = train_test_split(
+            np.arange(count), test_size=validation_size, stratify=digits.labels, random_state=seed
+        )
+    except ValueError as error:
+        raise ParamsError(
+            f"params.yaml: preprocess.validation_size must leave images of every class in both parts"
+            f" of the {count:,} training images, got {validation_size}"
+        ) from error
+    return Digits(digits.images[train], digits.labels[train]), Digits(
+        digits.images[validation], digits.labels[validation]
+    )
+
+
+def main() -> None:
+    params = load_params("preprocess", PreprocessParams)
+    info = TensorInfo(**read_dataset_info(RAW).model_dump(), mean=params.mean, std=params.std)
+    test = read_raw(RAW, "test")  # checked before anything is written
+    train, validation = split(read_raw(RAW, "train"), params.validation_size, params.seed)
+    for name, digits in {"train": train, "validation": validation, "test": test}.items():
+        save_digits(TENSORS / f"{name}.safetensors", digits, info)
+        print(f"{name}: {len(digits.labels):,} images")
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,162 @@
+"""The shared training loop and evaluation: tensors and settings in, numbers and weights out."""
+
+import ctypes
+import math
+import os
+import platform
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, NamedTuple, Never
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler, OneCycleLR
+from tqdm import tqdm
+
+from pipeline.data import IMAGE_SIZE, TensorInfo, open_tensors, read_metadata
+from pipeline.errors import ParamsError
+from pipeline.model import CNN
+
+DeviceName = Literal["auto", "cpu", "cuda", "mps"]
+ScheduleName = Literal["constant", "one-cycle"]
+
+EVALUATION_BATCH = 500  # images: bounds memory, changes no result
+STEPS_PER_REFRESH = 20  # of the progress bar: reading the loss waits for a GPU
+
+
+@dataclass(frozen=True)
+class TensorDigits:
+    """Images uint8 [N, 1, 28, 28] and labels int64 [N] on one device, and how to feed them."""
+
+    images: Tensor
+    labels: Tensor
+    info: TensorInfo
+
+
+class Epoch(NamedTuple):
+    """One row of the history; losses are means over the images."""
+
+    epoch: int
+    learning_rate: float  # of the epoch's last step
+    train_loss: float
+    validation_loss: float
+    validation_accuracy: float
+
+
+def choose_device(name: DeviceName, parameter: str) -> torch.device:
+    """Raise ParamsError, naming `parameter`, where this machine has no such device."""
+    available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    usable = [device for device, here in available.items() if here]
+    if name != "auto" and name not in usable:
+        devices = ", ".join(usable)
+        raise ParamsError(f"params.yaml: {parameter} must be auto or what this machine has ({devices}), got '{name}'")
+    return torch.device(usable[0] if name == "auto" else name)
+
+
+def make_deterministic(seed: int) -> None:
+    """Equal inputs give equal bytes on one machine; call before anything is put on a device."""
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS is only deterministic with it
+    torch.use_deterministic_algorithms(True)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # all is written
+    torch.manual_seed(seed)
+
+
+def keep_freed_memory() -> None:
+    """Have glibc keep freed activations for the next step instead of returning them to the kernel.
+
+    The kernel would hand back zeroed pages, one fault for each 4 KiB, every step.
+    """
+    if platform.libc_ver()[0] == "glibc":
+        trim_threshold, mmap_max = -1, -4  # M_TRIM_THRESHOLD and M_MMAP_MAX of malloc.h
+        libc = ctypes.CDLL(None)
+        libc.mallopt(mmap_max, 0)
+        libc.mallopt(trim_threshold, 2**31 - 1)
+
+
+def load_digits(path: Path, device: torch.device) -> TensorDigits:
+    """Raise DataError where `path` is missing or not a file of digits. On a CPU the images stay in the file's pages."""
+    with open_tensors(path, framework="pt", made_by="preprocess") as file:
+        info = read_metadata(file, TensorInfo)
+        return TensorDigits(file.get_tensor("images").to(device), file.get_tensor("labels").to(device).long(), info)
+
+
+def fit(
+    network: CNN,
+    train: TensorDigits,
+    validation: TensorDigits,
+    *,
+    seed: int,
+    epochs: int,
+    batch_size: int,
+    learning_rate: float,
+    schedule: ScheduleName,
+    max_shift: int,
+) -> Iterator[Epoch]:
+    """Train `network` in place with Adam and cross-entropy; yield after each epoch's validation.
+
+    `learning_rate` is the peak of the one-cycle schedule (Smith & Topin, https://arxiv.org/abs/1708.07120).
+    Order and shifts are drawn on the CPU, so that they are the same on every device.
+    """
+    steps = math.ceil(len(train.labels) / batch_size)
+    generator = torch.Generator().manual_seed(seed)
+    optimizer = torch.optim.Adam(network.parameters(), lr=learning_rate, fused=True)
+    scheduler: LRScheduler = (
+        OneCycleLR(optimizer, max_lr=learning_rate, total_steps=epochs * steps)
+        if schedule == "one-cycle"
+        else LambdaLR(optimizer, lambda step: 1.0)
+    )
+    for epoch in range(1, epochs + 1):
+        network.train()
+        loss_sum = torch.zeros((), device=train.labels.device)
+        order = torch.randperm(len(train.labels), generator=generator)
+        with progress_bar(len(order), f"epoch {epoch}/{epochs}") as bar:
+            for step, rows in enumerate(order.split(batch_size), start=1):
+                images = normalize(random_shift(train.images[rows], max_shift, generator), train.info)
+                loss = F.cross_entropy(network(images), train.labels[rows])
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+                rate = float(scheduler.get_last_lr()[0])
+                scheduler.step()
+                loss_sum += loss.detach() * len(rows)
+                bar.update(len(rows))
+                if step % STEPS_PER_REFRESH == 0 and not bar.disable:
+                    bar.set_postfix(loss=f"{loss.item():.4f}", refresh=False)
+        logits = predict(network, validation)
+        yield Epoch(
+            epoch,
+            rate,
+            loss_sum.item() / len(order),
+            F.cross_entropy(logits, validation.labels).item(),
+            (logits.argmax(1) == validation.labels).double().mean().item(),
+        )
+
+
+def predict(network: nn.Module, digits: TensorDigits) -> Tensor:
+    """Logits float32 [N, classes]."""
+    network.eval()
+    with torch.inference_mode():
+        batches = digits.images.split(EVALUATION_BATCH)
+        return torch.cat([network(normalize(images, digits.info)) for images in batches])
+
+
+def normalize(images: Tensor, info: TensorInfo) -> Tensor:
+    """Pixels uint8 0..255 → float32 (pixel / 255 - mean) / std."""
+    return images.float().div_(255).sub_(info.mean).div_(info.std)
+
+
+def random_shift(images: Tensor, max_shift: int, generator: torch.Generator) -> Tensor:
+    """Move every image by its own offset of up to `max_shift` pixels, both ways; zeros come in at the edge."""
+    if max_shift == 0:
+        return images
+    padded = F.pad(images.squeeze(1), [max_shift] * 4)
+    windows = padded.unfold(1, IMAGE_SIZE, 1).unfold(2, IMAGE_SIZE, 1)  # view [B, offsets, offsets, 28, 28]
+    down, right = torch.randint(2 * max_shift + 1, (2, len(images)), generator=generator)
+    return windows[torch.arange(len(images)), down, right].unsqueeze(1)
+
+
+def progress_bar(images: int, description: str) -> "tqdm[Never]":
+    """A bar of images per second; silent where there is no terminal."""
+    return tqdm(total=images, desc=description, unit=" images", unit_scale=True, disable=None)

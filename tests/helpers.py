@@ -1,0 +1,40 @@
+"""What tests share: the stages, their parameters on the sample of real digits, and small looks at files."""
+
+from pathlib import Path
+from typing import Any
+
+from ruamel.yaml import YAML
+
+from pipeline.stages import evaluate, fetch, preprocess, report, train
+
+ROOT = Path(__file__).parents[1]
+SAMPLE = ROOT / "tests" / "data"
+STAGES = {"fetch": fetch, "preprocess": preprocess, "train": train, "evaluate": evaluate, "report": report}
+
+PARAMS: dict[str, dict[str, Any]] = {
+    "fetch": {"dataset": "sample", "sources": ["directory"], "directory": str(SAMPLE), "timeout": 60},
+    "preprocess": {"validation_size": 100, "seed": 1, "mean": 0.5, "std": 0.5},
+    "train": {
+        "seed": 1,
+        "epochs": 2,
+        "batch_size": 32,
+        "learning_rate": 0.004,
+        "schedule": "one-cycle",
+        "max_shift": 1,
+        "keep": "best",
+        "device": "cpu",
+    },
+    "evaluate": {"calibration_bins": 15, "device": "cpu"},
+    "report": {"mistakes": 5},
+}
+
+
+def set_params(**changes: dict[str, Any]) -> None:
+    """Rewrite ./params.yaml with the test parameters, changed per section."""
+    sections = {name: values | changes.get(name, {}) for name, values in PARAMS.items()}
+    with Path("params.yaml").open("w", encoding="utf-8") as file:
+        YAML().dump(sections, file)
+
+
+def files_under(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}

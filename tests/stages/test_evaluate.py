@@ -1,0 +1,100 @@
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+import torch.nn.functional as F
+from helpers import files_under, set_params
+
+from pipeline.data import TensorInfo
+from pipeline.errors import DataError
+from pipeline.model import load_model, save_model
+from pipeline.stages import evaluate
+from pipeline.stages.evaluate import expected_calibration_error
+from pipeline.training import load_digits
+
+METRICS = Path("reports/metrics.json")
+PREDICTIONS = Path("reports/predictions.csv")
+MODEL = Path("models/model.safetensors")
+
+
+def test_the_metrics_are_those_of_the_predictions(finished_workspace: Path) -> None:
+    metrics, predictions = json.loads(METRICS.read_text()), pd.read_csv(PREDICTIONS)
+    assert list(predictions.columns) == ["index", "label", "prediction", "confidence"]
+    assert list(predictions["index"]) == list(range(200))
+    correct = predictions["label"] == predictions["prediction"]
+    assert metrics["accuracy"] == pytest.approx(correct.mean())
+    recalls = correct.groupby(predictions["label"]).mean()
+    precisions = correct.groupby(predictions["prediction"]).mean()
+    assert metrics["recall"] == pytest.approx(recalls.mean(), abs=1e-6)
+    for digit in recalls.index:
+        assert metrics["per_class"][str(digit)]["recall"] == pytest.approx(recalls[digit], abs=1e-6)
+    for digit in precisions.index:
+        assert metrics["per_class"][str(digit)]["precision"] == pytest.approx(precisions[digit], abs=1e-6)
+    fractions = [value for name, value in metrics.items() if name not in ("loss", "per_class")]
+    assert all(0 <= value <= 1 for value in fractions)
+
+
+def test_the_predictions_are_the_models(finished_workspace: Path) -> None:
+    network, info = load_model(MODEL)
+    test = load_digits(Path("data/tensors/test.safetensors"), torch.device("cpu"))
+    with torch.inference_mode():
+        logits = network((test.images / 255 - info.mean) / info.std)
+    predictions, metrics = pd.read_csv(PREDICTIONS), json.loads(METRICS.read_text())
+    assert np.array_equal(predictions["prediction"], logits.argmax(1))
+    np.testing.assert_allclose(predictions["confidence"], logits.softmax(1).amax(1), atol=2e-6)
+    assert metrics["loss"] == pytest.approx(F.cross_entropy(logits, test.labels).item(), abs=1e-5)
+
+
+def test_equal_inputs_give_equal_bytes(finished_workspace: Path) -> None:
+    before = files_under(Path("reports"))
+    evaluate.main()
+    assert files_under(Path("reports")) == before
+
+
+def test_calibration_error_of_a_worked_example() -> None:
+    confidence = np.array([0.95, 0.95, 0.55, 0.55, 1.0])
+    correct = np.array([True, False, True, True, True])
+    # bin 0.9 to 1: mean confidence 2.9 / 3, accuracy 2 / 3; bin 0.5 to 0.6: 0.55 and 1
+    assert expected_calibration_error(confidence, correct, 10) == pytest.approx((0.9 + 0.9) / 5)
+
+
+def test_a_class_never_predicted_is_counted_without_a_warning(finished_workspace: Path) -> None:
+    network, info = load_model(MODEL)
+    weights = network.state_dict()
+    weights["dense2.bias"][:9] = -1e6
+    save_model(MODEL, weights, info)
+    evaluate.main()
+    metrics = json.loads(METRICS.read_text())
+    assert metrics["per_class"]["0"] == {"precision": 0.0, "recall": 0.0, "f1": 0.0}
+    assert metrics["per_class"]["9"]["recall"] == 1.0
+
+
+@pytest.mark.parametrize("name", ["models/model.safetensors", "data/tensors/test.safetensors"])
+def test_a_missing_or_damaged_input_is_one_line_and_leaves_the_results(finished_workspace: Path, name: str) -> None:
+    before = files_under(Path("reports"))
+    Path(name).write_bytes(Path(name).read_bytes()[:1000])
+    with pytest.raises(DataError, match=rf"^{name} is not what the \w+ stage writes [^\n]+$"):
+        evaluate.main()
+    Path(name).unlink()
+    with pytest.raises(DataError, match=rf"^{name} is missing; run the stage before this one: dvc repro \w+$"):
+        evaluate.main()
+    assert files_under(Path("reports")) == before
+
+
+def test_a_model_of_other_data_is_refused(finished_workspace: Path) -> None:
+    network, _ = load_model(MODEL)
+    other = TensorInfo(dataset="FashionMNIST", classes=tuple("abcdefghij"), mean=0.5, std=0.5)
+    save_model(MODEL, network.state_dict(), other)
+    with pytest.raises(DataError, match=r"was trained on other data than data/tensors/test.safetensors holds"):
+        evaluate.main()
+
+
+def test_fewer_bins_change_only_the_calibration_error(finished_workspace: Path) -> None:
+    before = json.loads(METRICS.read_text())
+    set_params(evaluate={"calibration_bins": 2})
+    evaluate.main()
+    after = json.loads(METRICS.read_text())
+    assert [name for name in before if before[name] != after[name]] == ["expected_calibration_error"]

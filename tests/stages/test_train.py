@@ -1,0 +1,106 @@
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+from helpers import set_params
+
+from pipeline.model import CNN, load_model
+from pipeline.stages import train
+from pipeline.training import Epoch
+
+MODEL = Path("models/model.safetensors")
+HISTORY = Path("reports/history.csv")
+
+
+def run_train(**environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "pipeline.stages.train"], env=os.environ | environment, capture_output=True, text=True
+    )
+
+
+def test_the_model_and_its_history_are_written(finished_workspace: Path) -> None:
+    history = pd.read_csv(HISTORY)
+    columns = ["epoch", "learning_rate", "train_loss", "validation_loss", "validation_accuracy"]
+    assert list(history.columns) == columns
+    assert list(history["epoch"]) == [1, 2]
+    network, info = load_model(MODEL)
+    assert sum(parameter.numel() for parameter in network.parameters()) == 421_642
+    assert info.dataset == "sample"
+
+
+def test_every_process_gives_the_same_bytes(finished_workspace: Path) -> None:
+    seen = set()
+    for hash_seed, locale, zone in (("0", "C", "UTC"), ("1", "C.UTF-8", "Asia/Tokyo")):
+        run_train(PYTHONHASHSEED=hash_seed, LC_ALL=locale, TZ=zone).check_returncode()
+        seen.add((MODEL.read_bytes(), HISTORY.read_bytes()))
+    assert len(seen) == 1
+
+
+def test_another_seed_gives_another_model(finished_workspace: Path) -> None:
+    before = MODEL.read_bytes()
+    set_params(train={"seed": 2})
+    train.main()
+    assert MODEL.read_bytes() != before
+
+
+@pytest.mark.parametrize(("keep", "kept"), [("best", 3.0), ("last", 4.0)])
+def test_the_best_epoch_is_kept_or_the_last(
+    finished_workspace: Path, monkeypatch: pytest.MonkeyPatch, keep: str, kept: float
+) -> None:
+    def fit(network: CNN, *arguments: object, **settings: object) -> Iterator[Epoch]:
+        """Epochs whose weights all equal their number; the best accuracy comes second, and again third."""
+        for number, accuracy in enumerate([0.5, 0.9, 0.9, 0.7], start=1):
+            with torch.no_grad():
+                for parameter in network.parameters():
+                    parameter.fill_(number)
+            yield Epoch(number, 0.1, 1.0, 1.0, accuracy)
+
+    monkeypatch.setattr(train, "fit", fit)
+    set_params(train={"keep": keep, "epochs": 4})
+    train.main()
+    assert {weight.unique().item() for weight in load_model(MODEL)[0].state_dict().values()} == {kept}
+
+
+def test_the_history_can_be_read_after_every_epoch(finished_workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lengths: list[int] = []
+    write = train.write_history
+
+    def write_and_read(history: list[Epoch]) -> None:
+        write(history)
+        lengths.append(len(pd.read_csv(HISTORY)))
+
+    monkeypatch.setattr(train, "write_history", write_and_read)
+    train.main()
+    assert lengths == [1, 2]
+
+
+def test_without_a_terminal_each_epoch_is_one_line_and_there_is_no_bar(finished_workspace: Path) -> None:
+    result = run_train()
+    assert result.returncode == 0
+    assert [line.split(":")[0] for line in result.stdout.splitlines()] == ["epoch 1/2", "epoch 2/2"]
+    assert result.stderr == ""
+
+
+def test_a_missing_tensor_file_is_one_line_and_exit_code_3(finished_workspace: Path) -> None:
+    Path("data/tensors/validation.safetensors").unlink()
+    before = MODEL.read_bytes()
+    result = run_train()
+    assert result.returncode == 3
+    assert result.stderr == (
+        "error: data/tensors/validation.safetensors is missing; run the stage before this one: dvc repro preprocess\n"
+    )
+    assert MODEL.read_bytes() == before
+
+
+def test_bad_params_are_exit_code_2(finished_workspace: Path) -> None:
+    set_params(train={"batch_size": 0})
+    result = run_train()
+    assert (result.returncode, result.stderr) == (
+        2,
+        "error: params.yaml: train.batch_size must be greater than 0, got 0\n",
+    )

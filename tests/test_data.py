@@ -1,0 +1,97 @@
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pipeline.data import Digits, TensorInfo, load_digits, read_idx, read_raw, save_digits
+from pipeline.errors import DataError
+
+INFO = TensorInfo(dataset="MNIST", classes=("zero", "one"), mean=0.1, std=0.3)
+
+
+def idx(*shape: int, content: bytes | None = None, kind: int = 8) -> bytes:
+    """An IDX file of zeros, or of `content`."""
+    size = int(np.prod(shape))
+    header = bytes([0, 0, kind, len(shape)]) + b"".join(length.to_bytes(4, "big") for length in shape)
+    return header + (bytes(size) if content is None else content)
+
+
+def write_raw(folder: Path, images: bytes, labels: bytes) -> Path:
+    (folder / "train-images-idx3-ubyte").write_bytes(images)
+    (folder / "train-labels-idx1-ubyte").write_bytes(labels)
+    return folder
+
+
+def test_read_idx_gives_the_bytes_in_their_shape(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(idx(2, 3, content=bytes(range(6))))
+    assert read_idx(path, 2).tolist() == [[0, 1, 2], [3, 4, 5]]
+
+
+def test_read_raw_adds_the_channel(tmp_path: Path) -> None:
+    digits = read_raw(write_raw(tmp_path, idx(3, 28, 28), idx(3, content=b"\0\5\t")), "train")
+    assert digits.images.shape == (3, 1, 28, 28)
+    assert digits.labels.tolist() == [0, 5, 9]
+
+
+@pytest.mark.parametrize(
+    ("images", "labels", "expected"),
+    [
+        (b"", idx(2), "images-idx3-ubyte must start with the IDX magic 00000803, got nothing"),
+        (b"<!doctype html>", idx(2), "images-idx3-ubyte must start with the IDX magic 00000803, got 3c21646f"),
+        (idx(2, 28, 28, kind=13), idx(2), "images-idx3-ubyte must start with the IDX magic 00000803, got 00000d03"),
+        (idx(2), idx(2), "images-idx3-ubyte must start with the IDX magic 00000803, got 00000801"),
+        (idx(2, 28, 28)[:10], idx(2), "images-idx3-ubyte is truncated: its header must be 16 bytes, got 10"),
+        (idx(2, 28, 28)[:-1], idx(2), "says 2×28×28 and so must be 1,584 bytes, got 1,583"),
+        (idx(2, 28, 28) + b"\0", idx(2), "says 2×28×28 and so must be 1,584 bytes, got 1,585"),
+        (idx(2**32 - 1, 0, 0)[:4] + b"\xff" * 12, idx(2), "says 4294967295×4294967295×4294967295"),
+        (idx(2, 8, 8), idx(2), "must hold images of 28×28 pixels, got 8×8"),
+        (idx(2, 28, 28), idx(3), "images-idx3-ubyte holds 2 images but"),
+        (idx(0, 28, 28), idx(0), "images-idx3-ubyte holds no images"),
+        (idx(2, 28, 28), idx(2, content=b"\1\n"), "labels-idx1-ubyte must hold labels 0 to 9, got 10 at position 1"),
+    ],
+)
+def test_a_bad_file_is_named_with_what_is_wrong(tmp_path: Path, images: bytes, labels: bytes, expected: str) -> None:
+    with pytest.raises(DataError) as error:
+        read_raw(write_raw(tmp_path, images, labels), "train")
+    assert expected in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_a_missing_file_names_the_stage_that_makes_it(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"train-images-idx3-ubyte is missing; run the fetch stage: dvc repro fetch"):
+        read_raw(tmp_path, "train")
+
+
+def test_digits_come_back_as_they_were_saved(tmp_path: Path) -> None:
+    path = tmp_path / "digits.safetensors"
+    digits = Digits(np.arange(2 * 784, dtype=np.uint8).reshape(2, 1, 28, 28), np.array([1, 0], dtype=np.uint8))
+    save_digits(path, digits, INFO)
+    loaded, info = load_digits(path)
+    assert np.array_equal(loaded.images, digits.images)
+    assert np.array_equal(loaded.labels, digits.labels)
+    assert info == INFO
+
+
+def test_equal_digits_give_equal_bytes_in_every_process(tmp_path: Path) -> None:
+    """safetensors itself writes several metadata entries in an order drawn anew by each process."""
+    program = (
+        "import numpy as np, sys; from pathlib import Path; from pipeline.data import *;"
+        "digits = Digits(np.zeros((1, 1, 28, 28), np.uint8), np.zeros(1, np.uint8));"
+        "save_digits(Path(sys.argv[1]), digits, TensorInfo(dataset='x', classes=('a', 'b'), mean=0.5, std=0.5))"
+    )
+    paths = [tmp_path / str(number) for number in range(4)]
+    for path in paths:
+        subprocess.run([sys.executable, "-c", program, path], check=True)
+    assert len({path.read_bytes() for path in paths}) == 1
+
+
+@pytest.mark.parametrize("content", [b"", b"nothing of the kind", (2**40).to_bytes(8, "little") + b"{}"])
+def test_a_file_that_holds_no_digits_is_one_line(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "digits.safetensors"
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=r"is not what the preprocess stage writes") as error:
+        load_digits(path)
+    assert "\n" not in str(error.value)

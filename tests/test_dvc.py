@@ -1,0 +1,167 @@
+"""The graph as DVC runs it, in a repository of its own: what is declared, what reruns, what is restored."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from helpers import PARAMS, ROOT, STAGES
+from ruamel.yaml import YAML
+
+DVC_YAML: dict[str, Any] = YAML(typ="safe").load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))
+ENVIRONMENT = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "DVC_NO_ANALYTICS": "1"}
+
+
+def execute(folder: Path, *command: str) -> str:
+    result = subprocess.run(command, cwd=folder, env=ENVIRONMENT, capture_output=True, text=True)
+    assert result.returncode == 0, result.stdout + result.stderr
+    return result.stdout
+
+
+def repro(folder: Path) -> tuple[list[str], list[str]]:
+    """The stages that ran, and those restored from the run cache."""
+    output = execute(folder, "dvc", "repro")
+    return re.findall(r"Running stage '(\w+)'", output), re.findall(r"Stage '(\w+)' is cached", output)
+
+
+def edit_params(folder: Path, section: str, name: str, value: Any) -> None:
+    yaml = YAML()
+    content = yaml.load((folder / "params.yaml").read_text(encoding="utf-8"))
+    assert content[section][name] != value
+    content[section][name] = value
+    with (folder / "params.yaml").open("w", encoding="utf-8") as file:
+        yaml.dump(content, file)
+
+
+@pytest.fixture(scope="module")
+def reproduced(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A repository of this code on the sample, everything run and committed; not to be changed."""
+    folder = tmp_path_factory.mktemp("reproduced")
+    tracked = execute(ROOT, "git", "ls-files", "-z", "--cached", "--others", "--exclude-standard").split("\0")
+    for name in filter(None, tracked):
+        if (ROOT / name).is_file() and not name.startswith(("reports/", "dvc.lock")):
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(ROOT / name, folder / name)
+    with (folder / "params.yaml").open("w", encoding="utf-8") as file:
+        YAML().dump(PARAMS, file)
+    execute(folder, "git", "init", "--quiet")
+    assert repro(folder) == (list(STAGES), [])
+    execute(folder, "git", "add", "--all")
+    execute(folder, "git", "-c", "user.name=test", "-c", "user.email=test@localhost", "commit", "--quiet", "-m", "all")
+    return folder
+
+
+@pytest.fixture
+def repository(reproduced: Path, tmp_path: Path) -> Path:
+    folder = tmp_path / "repository"
+    shutil.copytree(reproduced, folder, symlinks=True)
+    return folder
+
+
+def declared(stage: str) -> set[str]:
+    return {dep for dep in DVC_YAML["stages"][stage]["deps"] if dep.startswith("pipeline/")}
+
+
+def test_every_stage_has_one_name_everywhere() -> None:
+    params = YAML(typ="safe").load((ROOT / "params.yaml").read_text(encoding="utf-8"))
+    modules = {path.stem for path in (ROOT / "pipeline" / "stages").glob("*.py")} - {"__init__"}
+    tests = {path.stem.removeprefix("test_") for path in (ROOT / "tests" / "stages").glob("test_*.py")}
+    assert set(DVC_YAML["stages"]) == set(params) == modules == tests
+    for name, stage in DVC_YAML["stages"].items():
+        assert stage["cmd"] == f"python -m pipeline.stages.{name}"
+        assert stage["params"] == [name]
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_stages_deps_are_the_modules_it_loads(stage: str) -> None:
+    """Run in a fresh interpreter; the packages' own __init__ files are empty and so no deps."""
+    program = (
+        f"import runpy, sys; runpy.run_module('pipeline.stages.{stage}', run_name='loaded');"
+        "print(*(m.__file__ for n, m in list(sys.modules.items()) if n.partition('.')[0] == 'pipeline'), sep='\\n')"
+    )
+    output = execute(ROOT, sys.executable, "-c", program)
+    loaded = {str(Path(path).relative_to(ROOT)) for path in output.split() if Path(path).stat().st_size}
+    loaded.add(f"pipeline/stages/{stage}.py")
+    code = {dep for dep in declared(stage) if dep.endswith(".py")}
+    assert (loaded - code, code - loaded) == (set(), set()), "missing from, and superfluous in, deps of dvc.yaml"
+
+
+def test_the_packages_init_files_are_empty() -> None:
+    assert [path for path in (ROOT / "pipeline").rglob("__init__.py") if path.stat().st_size] == []
+
+
+def test_every_file_of_the_package_is_a_dep_of_some_stage() -> None:
+    """Or is no part of any stage, because no stage loads it."""
+    files = {str(path.relative_to(ROOT)) for path in (ROOT / "pipeline" / "stages").glob("*") if path.is_file()}
+    deps = set().union(*(declared(stage) for stage in STAGES))
+    assert files - deps == {"pipeline/stages/__init__.py"}
+
+
+@pytest.mark.parametrize("stage", ["train", "evaluate"])
+def test_the_pinned_environment_is_a_dep(stage: str) -> None:
+    assert "constraints.txt" in DVC_YAML["stages"][stage]["deps"]
+
+
+def test_nothing_changed_runs_nothing(repository: Path) -> None:
+    assert repro(repository) == ([], [])
+    (repository / "README.md").write_text("changed")
+    assert repro(repository) == ([], [])
+
+
+@pytest.mark.parametrize(
+    ("section", "name", "value", "stages"),
+    [
+        ("fetch", "timeout", 61, ["fetch"]),  # the same files: nothing after it is affected
+        ("preprocess", "validation_size", 120, ["preprocess", "train", "evaluate", "report"]),
+        ("train", "learning_rate", 0.002, ["train", "evaluate", "report"]),
+        ("evaluate", "calibration_bins", 3, ["evaluate", "report"]),
+        ("report", "mistakes", 2, ["report"]),
+    ],
+)
+def test_a_changed_parameter_reruns_what_it_affects_and_changed_back_restores_it(
+    repository: Path, section: str, name: str, value: Any, stages: list[str]
+) -> None:
+    original = (repository / "dvc.lock").read_bytes()
+    edit_params(repository, section, name, value)
+    assert repro(repository) == (stages, [])
+    edit_params(repository, section, name, PARAMS[section][name])
+    assert repro(repository) == ([], stages)
+    assert (repository / "dvc.lock").read_bytes() == original
+    assert execute(repository, "git", "status", "--porcelain", "--untracked-files=no", "--", "reports") == ""
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_changed_stage_that_writes_the_same_reruns_alone(repository: Path, stage: str) -> None:
+    path = repository / f"pipeline/stages/{stage}.py"
+    path.write_text(path.read_text(encoding="utf-8") + "# changed\n", encoding="utf-8")
+    assert repro(repository) == ([stage], [])
+
+
+def test_metrics_params_and_plots_are_what_dvc_shows(repository: Path) -> None:
+    edit_params(repository, "evaluate", "calibration_bins", 2)
+    repro(repository)
+    metrics = execute(repository, "dvc", "metrics", "diff")
+    assert re.search(r"reports/metrics.json\s+expected_calibration_error(\s+-?0\.\d+){3}\s", metrics)
+    assert re.search(r"params.yaml\s+evaluate.calibration_bins\s+15\s+2", execute(repository, "dvc", "params", "diff"))
+    assert "failed" not in execute(repository, "dvc", "plots", "show")
+    html = (repository / "dvc_plots" / "index.html").read_text(encoding="utf-8")
+    assert all(title in html for title in ("Loss", "Validation accuracy", "Confusion matrix"))
+
+
+def test_an_experiment_runs_and_is_listed(repository: Path) -> None:
+    output = execute(repository, "dvc", "exp", "run", "--name", "shorter", "-S", "report.mistakes=2")
+    assert re.findall(r"Running stage '(\w+)'", output) == ["report"]
+    assert "shorter" in execute(repository, "dvc", "exp", "show", "--csv")
+
+
+def test_a_failing_stage_stops_with_its_line_and_leaves_the_lock(repository: Path) -> None:
+    edit_params(repository, "train", "batch_size", 0)
+    before = (repository / "dvc.lock").read_bytes()
+    result = subprocess.run(["dvc", "repro"], cwd=repository, env=ENVIRONMENT, capture_output=True, text=True)
+    assert result.returncode != 0
+    assert "error: params.yaml: train.batch_size must be greater than 0, got 0" in result.stderr
+    assert (repository / "dvc.lock").read_bytes() == before

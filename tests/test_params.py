@@ -1,0 +1,134 @@
+from pathlib import Path
+from typing import Any
+
+import pytest
+from helpers import PARAMS, ROOT, STAGES, set_params
+
+from pipeline.errors import ParamsError
+from pipeline.params import Params, load_params
+from pipeline.stages.evaluate import EvaluateParams
+from pipeline.stages.fetch import FetchParams
+from pipeline.stages.preprocess import PreprocessParams
+from pipeline.stages.report import ReportParams
+from pipeline.stages.train import TrainParams
+
+MODELS: dict[str, type[Params]] = {
+    "fetch": FetchParams,
+    "preprocess": PreprocessParams,
+    "train": TrainParams,
+    "evaluate": EvaluateParams,
+    "report": ReportParams,
+}
+
+
+def write(text: str) -> None:
+    Path("params.yaml").write_text(text, encoding="utf-8")
+
+
+def message(section: str = "train") -> str:
+    with pytest.raises(ParamsError) as error:
+        load_params(section, MODELS[section])
+    return str(error.value)
+
+
+@pytest.mark.parametrize("section", MODELS)
+def test_the_shipped_params_are_valid(section: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    assert load_params(section, MODELS[section]).model_dump().keys() == PARAMS[section].keys()
+
+
+@pytest.mark.parametrize(
+    ("section", "name", "value", "rule"),
+    [
+        ("train", "batch_size", 0, "must be greater than 0, got 0"),
+        ("train", "batch_size", True, "must be a valid integer, got True"),
+        ("train", "batch_size", "64", "must be a valid integer, got '64'"),
+        ("train", "batch_size", 64.0, "must be a valid integer, got 64.0"),
+        ("train", "batch_size", None, "must be a valid integer, got None"),
+        ("train", "epochs", -1, "must be greater than 0, got -1"),
+        ("train", "learning_rate", float("nan"), "must be a finite number, got nan"),
+        ("train", "learning_rate", float("inf"), "must be a finite number, got inf"),
+        ("train", "learning_rate", "1e-3", "must be a valid number, got '1e-3'"),
+        ("train", "learning_rate", True, "must be a valid number, got True"),
+        ("train", "schedule", "cosine", "must be 'constant' or 'one-cycle', got 'cosine'"),
+        ("train", "device", "tpu", "must be 'auto', 'cpu', 'cuda' or 'mps', got 'tpu'"),
+        ("train", "seed", 2**32, "must be less than 4294967296, got 4294967296"),
+        ("train", "max_shift", 15, "must be less than or equal to 14, got 15"),
+        ("preprocess", "validation_size", 0, "must be greater than 0, got 0"),
+        ("preprocess", "std", 0, "must be greater than 0, got 0"),
+        ("fetch", "sources", [], "must have at least 1 item after validation, not 0, got []"),
+        ("fetch", "dataset", "CIFAR", "must be 'MNIST', 'FashionMNIST' or 'sample', got 'CIFAR'"),
+        ("fetch", "timeout", 0, "must be greater than 0, got 0"),
+        ("evaluate", "calibration_bins", 0, "must be greater than 0, got 0"),
+        ("report", "mistakes", -1, "must be greater than or equal to 0, got -1"),
+    ],
+)
+def test_a_bad_value_is_named_with_the_rule(workspace: Path, section: str, name: str, value: Any, rule: str) -> None:
+    set_params(**{section: {name: value}})
+    assert message(section) == f"params.yaml: {section}.{name} {rule}"
+
+
+def test_all_faults_of_a_section_are_told_at_once(workspace: Path) -> None:
+    write("train: {seed: 1, epochs: 0, batch_size: 64, learning_rate: 2, schedule: constant, keep: best, decay: 1}")
+    assert message().splitlines() == [
+        "params.yaml: train.epochs must be greater than 0, got 0",
+        "error: params.yaml: train.learning_rate must be less than or equal to 1, got 2",
+        "error: params.yaml: train.max_shift is missing; add it",
+        "error: params.yaml: train.device is missing; add it",
+        "error: params.yaml: train.decay is not a parameter; train has seed, epochs, batch_size, learning_rate, "
+        "schedule, max_shift, keep, device",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("", "params.yaml is empty; it must hold one section per stage"),
+        ("- 1", "params.yaml is a list; it must hold one section per stage"),
+        ("evaluate: {}", "params.yaml: the section 'train' is missing; add it"),
+        ("train: 3", "params.yaml: train must be a section of names and values, got 3"),
+        ("train:", "params.yaml: train must be a section of names and values, got None"),
+        ("train: [", "params.yaml is not valid YAML: "),
+        ("train: {a: 1}\ntrain: {a: 2}", "params.yaml is not valid YAML: "),
+        ("train: !!python/object/apply:os.system [true]", "params.yaml is not valid YAML: "),
+        ("train: \x00", "params.yaml is not valid YAML: "),
+    ],
+)
+def test_a_malformed_file_is_one_line(workspace: Path, text: str, expected: str) -> None:
+    write(text)
+    assert message().startswith(expected)
+    assert "\n" not in message()
+
+
+def test_bytes_that_are_no_text_are_one_line(workspace: Path) -> None:
+    Path("params.yaml").write_bytes(b"\xff\xfe\x00train")
+    assert message().startswith("params.yaml is not valid YAML: ")
+
+
+def test_a_missing_file_says_where_to_run(workspace: Path) -> None:
+    Path("params.yaml").unlink()
+    assert message() == "params.yaml is missing here; run from the folder that holds it"
+
+
+@pytest.mark.parametrize(("text", "value"), [("1e-3", 0.001), ("1E-3", 0.001), ("1_0e-4", 0.001), (".5", 0.5)])
+def test_numbers_are_read_as_dvc_reads_them(workspace: Path, text: str, value: float) -> None:
+    from dvc.utils.serialize import load_yaml
+
+    content = Path("params.yaml").read_text(encoding="utf-8").replace("learning_rate: 0.004", f"learning_rate: {text}")
+    write(content)
+    assert load_params("train", TrainParams).learning_rate == value
+    assert load_yaml("params.yaml")["train"]["learning_rate"] == value
+
+
+@pytest.mark.parametrize("text", ["yes", "on", "1:30", "2024-01-01", "0x", "~"])
+def test_yaml_surprises_are_refused(workspace: Path, text: str) -> None:
+    write(Path("params.yaml").read_text(encoding="utf-8").replace("epochs: 2", f"epochs: {text}"))
+    assert message().startswith("params.yaml: train.epochs must be a valid integer, got ")
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_stage_with_bad_params_touches_no_file(workspace: Path, stage: str) -> None:
+    set_params(**{stage: {"unknown": 1}})
+    with pytest.raises(ParamsError, match=rf"^params.yaml: {stage}\.unknown is not a parameter"):
+        STAGES[stage].main()
+    assert [path.name for path in workspace.iterdir()] == ["params.yaml"]
