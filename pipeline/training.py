@@ -22,7 +22,7 @@ from pipeline.model import CNN
 DeviceName = Literal["auto", "cpu", "cuda", "mps"]
 ScheduleName = Literal["constant", "one-cycle"]
 
-EVALUATION_BATCH = 500  # images: bounds memory, changes no result
+EVALUATION_BATCH = 250  # images: bounds memory, changes no result
 STEPS_PER_REFRESH = 20  # of the progress bar: reading the loss waits for a GPU
 
 
@@ -69,9 +69,9 @@ def keep_freed_memory() -> None:
     The kernel would hand back zeroed pages, one fault for each 4 KiB, every step.
     """
     if platform.libc_ver()[0] == "glibc":
-        trim_threshold, mmap_max = -1, -4  # M_TRIM_THRESHOLD and M_MMAP_MAX of malloc.h
+        trim_threshold, mmap_threshold = -1, -3  # M_TRIM_THRESHOLD and M_MMAP_THRESHOLD of malloc.h
         libc = ctypes.CDLL(None)
-        libc.mallopt(mmap_max, 0)
+        libc.mallopt(mmap_threshold, 32 * 2**20)  # the most it takes; larger blocks do go back
         libc.mallopt(trim_threshold, 2**31 - 1)
 
 
