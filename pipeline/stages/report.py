@@ -7,8 +7,9 @@ data/tensors/test.safetensors; writes reports/index.html. Run: python -m pipelin
 import base64
 import io
 import json
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -33,6 +34,8 @@ TEMPLATE = Path(__file__).with_name("report.html")
 
 # Equal inputs give equal bytes: element ids come from this salt, text stays text, no date is written.
 SVG_STYLE: dict[Any, Any] = {"svg.hashsalt": "report", "svg.fonttype": "none", "font.family": "sans-serif"}
+
+Result = TypeVar("Result")
 
 
 class ReportParams(Params):
@@ -89,18 +92,24 @@ def to_png_url(image: Bytes) -> str:
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
 
 
-def read_results() -> tuple[dict[str, Any], pd.DataFrame, pd.DataFrame]:
+def read_result(path: Path, parse: Callable[[Path], Result]) -> Result:
     try:
-        return json.loads(METRICS.read_text(encoding="utf-8")), pd.read_csv(HISTORY), pd.read_csv(PREDICTIONS)
+        return parse(path)
     except FileNotFoundError as error:
-        raise DataError(f"{error.filename} is missing; run the stages before this one: dvc repro evaluate") from error
+        raise DataError(f"{path} is missing; run the stages before this one: dvc repro evaluate") from error
     except ValueError as error:  # of json and of pandas
-        raise DataError(f"the results in reports/ cannot be read ({error}); run: dvc repro --force evaluate") from error
+        raise DataError(f"{path} cannot be read ({error}); make it again: dvc repro --force evaluate") from error
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return content
 
 
 def main() -> None:
     params = load_params("report", ReportParams)
-    metrics, history, predictions = read_results()
+    metrics = read_result(METRICS, read_json)
+    history, predictions = read_result(HISTORY, pd.read_csv), read_result(PREDICTIONS, pd.read_csv)
     test, info = load_digits(TEST)
     classes = list(info.classes)
     mistakes = [

@@ -4,13 +4,14 @@ Reads the section `train` of params.yaml and data/tensors/{train,validation}.saf
 models/model.safetensors and, after every epoch, reports/history.csv. Run: python -m pipeline.stages.train
 """
 
+import math
 from pathlib import Path
 from typing import Literal
 
 import pandas as pd
 from pydantic import Field
 
-from pipeline.errors import run
+from pipeline.errors import PipelineError, run
 from pipeline.files import atomic_write
 from pipeline.model import CNN, save_model
 from pipeline.params import Params, load_params
@@ -52,6 +53,11 @@ def main() -> None:
     weights = {}
     recipe = params.model_dump(exclude={"keep", "device"})
     for epoch in fit(network, train, validation, **recipe):
+        if not math.isfinite(epoch.train_loss):
+            raise PipelineError(
+                f"training diverged: the loss of epoch {epoch.epoch} is {epoch.train_loss};"
+                f" lower params.yaml: train.learning_rate, now {params.learning_rate:g}"
+            )
         history.append(epoch)
         if params.keep == "last" or epoch.validation_accuracy >= max(row.validation_accuracy for row in history):
             weights = {name: weight.clone() for name, weight in network.state_dict().items()}

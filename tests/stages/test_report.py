@@ -64,7 +64,9 @@ def test_a_missing_or_damaged_input_is_one_line_and_leaves_the_page(finished_wor
     before = files_under(Path("reports"))["index.html"]
     path = Path("reports") / name
     path.write_bytes(b"")
-    with pytest.raises(DataError, match=r"^the results in reports/ cannot be read \([^\n]+\); run: dvc repro"):
+    with pytest.raises(
+        DataError, match=rf"^reports/{name} cannot be read \([^\n]+\); make it again: dvc repro --force"
+    ):
         report.main()
     path.unlink()
     with pytest.raises(DataError, match=rf"^reports/{name} is missing; run the stages before this one"):

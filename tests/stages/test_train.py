@@ -9,6 +9,8 @@ import pytest
 import torch
 from helpers import set_params
 
+from pipeline.data import load_digits, save_digits
+from pipeline.errors import PipelineError
 from pipeline.model import CNN, load_model
 from pipeline.stages import train
 from pipeline.training import Epoch
@@ -95,6 +97,22 @@ def test_a_missing_tensor_file_is_one_line_and_exit_code_3(finished_workspace: P
         "error: data/tensors/validation.safetensors is missing; run the stage before this one: dvc repro preprocess\n"
     )
     assert MODEL.read_bytes() == before
+
+
+def test_a_diverged_training_says_so_and_keeps_the_old_model(finished_workspace: Path) -> None:
+    set_params(train={"learning_rate": 1.0, "epochs": 3, "max_shift": 0})
+    digits, info = load_digits(Path("data/tensors/train.safetensors"))
+    save_digits(Path("data/tensors/train.safetensors"), digits, info.model_copy(update={"std": 1e-38}))
+    before = MODEL.read_bytes()
+    with pytest.raises(PipelineError, match=r"^training diverged: the loss of epoch 1 is \w+; lower params.yaml: "):
+        train.main()
+    assert MODEL.read_bytes() == before
+
+
+def test_one_batch_and_one_epoch_are_enough(finished_workspace: Path) -> None:
+    set_params(train={"epochs": 1, "batch_size": 10_000})
+    train.main()
+    assert list(pd.read_csv(HISTORY)["epoch"]) == [1]
 
 
 def test_bad_params_are_exit_code_2(finished_workspace: Path) -> None:
