@@ -84,7 +84,7 @@ def test_a_stages_deps_are_the_modules_it_loads(stage: str) -> None:
         "print(*(m.__file__ for n, m in list(sys.modules.items()) if n.partition('.')[0] == 'pipeline'), sep='\\n')"
     )
     output = execute(ROOT, sys.executable, "-c", program)
-    loaded = {str(Path(path).relative_to(ROOT)) for path in output.split() if Path(path).stat().st_size}
+    loaded = {str(Path(path).relative_to(ROOT)) for path in output.splitlines() if Path(path).stat().st_size}
     loaded.add(f"pipeline/stages/{stage}.py")
     code = {dep for dep in declared(stage) if dep.endswith(".py")}
     assert (loaded - code, code - loaded) == (set(), set()), "missing from, and superfluous in, deps of dvc.yaml"
