@@ -4,7 +4,7 @@ PYTHON ?= python3
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test bench clean
+.PHONY: help setup run serve test bench clean
 
 help: ## List the targets
 	@grep -hE '^[a-z]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 10
@@ -18,6 +18,9 @@ setup: .venv/complete ## Create .venv with the pinned environment
 run: setup ## Bring data, model, metrics and report up to date, and print the metrics
 	python -m dvc repro
 	@python -c 'import json; print(*(f"{name:28}{value:.4f}" for name, value in json.load(open("reports/metrics.json")).items() if name != "per_class"), "", "The report: reports/index.html", sep="\n")'
+
+serve: setup ## Run at 3:00 UTC every day, with Prefect's pages, until Ctrl-C
+	@python -m pipeline serve
 
 test: setup ## Lint, types and tests
 	python -m ruff check

@@ -1,0 +1,87 @@
+"""The command line: python -m pipeline COMMAND.
+
+A command imports what it needs when it runs, so that `plan` starts without Prefect.
+"""
+
+import argparse
+import json
+import os
+import sys
+from pathlib import Path
+from typing import NoReturn
+
+from pipeline.errors import run
+
+
+class Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"error: {message}; see {self.prog} --help\n")
+
+
+def plan(arguments: argparse.Namespace) -> None:
+    from pipeline.graph import look, plan
+
+    root = Path.cwd()
+    graph, stale = look(root)
+    steps = plan(root, graph, stale)
+    if arguments.json:
+        print(
+            json.dumps(
+                [{"stage": s.stage, "action": s.action, "reasons": s.reasons} for s in steps],
+                indent=2,
+                ensure_ascii=False,
+            )
+        )
+        return
+    width = max(len(step.stage) for step in steps)
+    for step in steps:
+        print(f"{step.stage:{width}}  {step.action:7}  {'; '.join(step.reasons)}")
+
+
+def run_now(arguments: argparse.Namespace) -> None:
+    from pipeline.flow import run_graph
+
+    state = run_graph(
+        arguments.stages or None, arguments.force, arguments.when_busy, arguments.wait_seconds, return_state=True
+    )
+    if not state.is_completed():
+        sys.exit(1)
+
+
+def serve(arguments: argparse.Namespace) -> None:
+    from pipeline.serve import parse_schedule, serve
+
+    serve(parse_schedule(arguments.cron, arguments.interval, arguments.timezone))
+
+
+def main() -> None:
+    os.environ.setdefault("DO_NOT_TRACK", "1")  # no report of use to Prefect's makers
+    parser = Parser(
+        prog="python -m pipeline", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+
+    command = commands.add_parser("plan", help="say what would run, be restored or be skipped, and why; run nothing")
+    command.add_argument("--json", action="store_true", help="for machines: a list of stage, action and reasons")
+    command.set_defaults(run=plan)
+
+    command = commands.add_parser("run", help="bring stages up to date now, as one Prefect flow run")
+    command.add_argument("stages", nargs="*", metavar="STAGE", help="with what they need; without any, all")
+    command.add_argument("--force", action="store_true", help="run them even if nothing changed")
+    command.add_argument("--when-busy", choices=["wait", "skip"], default="wait", help="while others work here")
+    command.add_argument("--wait-seconds", type=float, default=3600, metavar="N", help="how long (%(default)s)")
+    command.set_defaults(run=run_now)
+
+    command = commands.add_parser("serve", help="run on a schedule, with Prefect's pages, until Ctrl-C")
+    schedule = command.add_mutually_exclusive_group()
+    schedule.add_argument("--cron", default="0 3 * * *", metavar="CRON", help="when ('%(default)s')")
+    schedule.add_argument("--interval", type=float, metavar="SECONDS", help="or how often")
+    command.add_argument("--timezone", default="UTC", metavar="ZONE", help="of the schedule (%(default)s)")
+    command.set_defaults(run=serve)
+
+    arguments = parser.parse_args()
+    run(lambda: arguments.run(arguments))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,288 @@
+"""The graph as a Prefect flow: one task for each DVC stage, named and wired as dvc.yaml has them.
+
+DVC decides what runs, so Prefect's result cache is off. A task ends Completed (it ran), Restored (from the run
+cache), Skipped (unchanged) or Failed, with the reason as its message.
+"""
+
+import json
+import os
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from contextvars import copy_context
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import httpx
+from filelock import FileLock, Timeout
+from prefect import flow, get_run_logger, runtime, task
+from prefect.artifacts import create_link_artifact, create_table_artifact
+from prefect.cache_policies import NO_CACHE
+from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.schemas.filters import FlowRunFilter
+from prefect.client.schemas.objects import State, StateType, TaskRun
+from prefect.client.schemas.sorting import FlowRunSort
+from prefect.futures import PrefectFuture, wait
+from prefect.states import Cancelled, Completed, Failed
+from prefect.task_runners import ThreadPoolTaskRunner
+from prefect.tasks import Task, exponential_backoff
+from pydantic import Field
+
+from pipeline.errors import FetchError, PipelineError
+from pipeline.files import atomic_write
+from pipeline.graph import (
+    KILLED,
+    Action,
+    BusyError,
+    Graph,
+    Outcome,
+    StageError,
+    Step,
+    ask,
+    look,
+    plan,
+    read_settings,
+    reproduce,
+    upstream,
+)
+from pipeline.supervisor import Lifeline, StoppedError
+
+POLL = 2.0  # seconds between looks at a lock, and at whether the run was cancelled
+REPORT = Path("reports/index.html")
+
+WhenBusy = Literal["wait", "skip"]
+
+
+class SkippedRunError(PipelineError):
+    """Somebody else is at work here, and this run is not to wait."""
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """Where a run works, and what it does while it is not alone there."""
+
+    root: Path
+    lifeline: Lifeline
+    when_busy: WhenBusy
+    wait_seconds: float
+
+
+class Patience:
+    """Waits for whoever is at work in a workspace, and says for whom."""
+
+    def __init__(self, workspace: Workspace) -> None:
+        self.workspace = workspace
+        self.deadline = time.monotonic() + workspace.wait_seconds
+        self.holder = ""
+
+    def wait_for(self, holder: str) -> None:
+        """Sleep a little; raise where this run is not to wait, or has waited long enough."""
+        if self.workspace.lifeline.is_cut:
+            raise StoppedError("stopped while it waited")
+        if self.workspace.when_busy == "skip":
+            raise SkippedRunError(f"{holder} is at work in {self.workspace.root}")
+        if time.monotonic() > self.deadline:
+            raise PipelineError(f"gave up after {self.workspace.wait_seconds:g} seconds: {holder} is still at work")
+        if holder != self.holder:
+            get_run_logger().info("waiting for %s", holder)
+            self.holder = holder
+        time.sleep(POLL)
+
+
+@flow(name="mnist", task_runner=ThreadPoolTaskRunner(), persist_result=False)  # type: ignore[arg-type]
+def run_graph(
+    stages: list[str] | None = None,
+    force: bool = False,
+    when_busy: WhenBusy = "wait",
+    wait_seconds: Annotated[float, Field(ge=0)] = 3600,
+) -> State[Any]:
+    """Bring the stages (all, or those named with what they need) up to date in the current folder.
+
+    Args:
+        stages: the last stages wanted; all of dvc.yaml where none is named
+        force: run them even if nothing changed
+        when_busy: wait for, or leave the work to, whoever is at work in this folder
+        wait_seconds: how long to wait
+    """
+    with Lifeline() as lifeline, get_client(sync_client=True) as client:
+        merge_missed_runs(client)
+        cut_when_cancelled(lifeline)
+        workspace = Workspace(Path.cwd(), lifeline, when_busy, wait_seconds)
+        try:
+            with locked(workspace):
+                return bring_up_to_date(workspace, stages, force)
+        except StoppedError as error:
+            return Cancelled(message=str(error))
+        except SkippedRunError as error:
+            return Completed(name="Skipped", message=str(error))
+        except PipelineError as error:
+            return Failed(message=str(error))
+
+
+def bring_up_to_date(workspace: Workspace, stages: list[str] | None, force: bool) -> State[Any]:
+    graph, stale = look(workspace.root)
+    graph = upstream(graph, stages or graph)
+    steps = [Step(name, Action.RUN, ("forced",)) for name in graph] if force else plan(workspace.root, graph, stale)
+    publish_plan(steps)
+    futures = submit(workspace, graph, steps, force)
+    wait(list(futures.values()))
+    states = {stage: future.state for stage, future in futures.items()}
+    if any(state.name in (Outcome.RAN, Outcome.RESTORED) for state in states.values()):
+        publish_results(workspace.root)
+    return conclude(states)
+
+
+def submit(workspace: Workspace, graph: Graph, steps: list[Step], force: bool) -> dict[str, PrefectFuture[Any]]:
+    futures: dict[str, PrefectFuture[Any]] = {}
+    for step in steps:
+        settings = read_settings(workspace.root, step.stage)
+        futures[step.stage] = run_stage.with_options(
+            name=step.stage,
+            task_run_name=step.stage,
+            retries=settings.retries,
+            retry_delay_seconds=exponential_backoff(settings.retry_delay),
+        ).submit(
+            workspace,
+            step,
+            settings.timeout,
+            force,
+            wait_for=[futures[name] for name in graph[step.stage]],
+            return_state=False,
+        )
+    return futures
+
+
+def is_worth_retrying(task: Task[..., Any], run: TaskRun, state: State[Any]) -> bool:
+    """Again when no source answered; once more when a signal, such as the kernel's for want of memory, ended it."""
+    error = state.data
+    if not isinstance(error, StageError):
+        return False
+    return error.code == FetchError.exit_code or (error.code > KILLED and run.run_count == 1)
+
+
+@task(cache_policy=NO_CACHE, persist_result=False, retry_condition_fn=is_worth_retrying, retry_jitter_factor=0.5)
+def run_stage(workspace: Workspace, step: Step, timeout: float | None, force: bool) -> State[Any]:
+    reason = "; ".join(step.reasons)
+    if step.action is Action.SKIP:
+        return Completed(name=Outcome.SKIPPED, message=reason)
+    log, patience = get_run_logger().info, Patience(workspace)
+    while True:
+        try:
+            outcome = reproduce(workspace.root, step.stage, workspace.lifeline, log, force=force, timeout=timeout)
+            return Completed(name=outcome, message="unchanged" if outcome is Outcome.SKIPPED else reason)
+        except BusyError as error:
+            try:
+                patience.wait_for(str(error))
+            except PipelineError as given_up:
+                return end(given_up)
+        except PipelineError as error:
+            return end(error)
+
+
+def end(error: PipelineError) -> State[Any]:
+    kind = Cancelled if isinstance(error, StoppedError | SkippedRunError) else Failed
+    return kind(message=str(error), data=error)
+
+
+def conclude(states: dict[str, State[Any]]) -> State[Any]:
+    """The run's state: the worst of its tasks', in words; Unchanged where nothing had to be done."""
+    for state in states.values():
+        if isinstance(state.data, SkippedRunError):
+            return Completed(name="Skipped", message=state.message)
+    if failed := [state for state in states.values() if state.is_failed() or state.is_crashed()]:
+        return Failed(message="\n".join(str(state.message) for state in failed))
+    if stopped := [stage for stage, state in states.items() if not state.is_completed()]:
+        return Cancelled(message=f"stopped before {', '.join(stopped)} ended")
+    done: dict[str, list[str]] = {}
+    for stage, state in states.items():
+        done.setdefault(str(state.name), []).append(stage)
+    if done.keys() == {Outcome.SKIPPED}:
+        return Completed(name="Unchanged", message=f"nothing to do for {', '.join(states)}")
+    return Completed(message="; ".join(f"{name.lower()}: {', '.join(stages)}" for name, stages in done.items()))
+
+
+@contextmanager
+def locked(workspace: Workspace) -> Iterator[None]:
+    """Hold the workspace, once whoever holds it is done; the kernel frees it when its holder dies."""
+    folder = workspace.root / ".dvc" / "tmp"
+    folder.mkdir(parents=True, exist_ok=True)
+    lock, note, patience = FileLock(folder / "flow.lock"), folder / "flow.holder", Patience(workspace)
+    while not lock.is_locked:
+        try:
+            lock.acquire(blocking=False)
+        except Timeout:
+            patience.wait_for(note.read_text(encoding="utf-8") if note.exists() else "another run")
+    with lock:
+        with atomic_write(note) as temporary:
+            started = datetime.now().astimezone().isoformat(timespec="seconds")
+            temporary.write_text(f"flow run {runtime.flow_run.name} (process {os.getpid()}, since {started})")
+        yield
+
+
+def cut_when_cancelled(lifeline: Lifeline) -> None:
+    """Ask Prefect now and then whether the run was cancelled: only its runner would end this process."""
+    run_id = runtime.flow_run.id
+
+    def watch() -> None:
+        with get_client(sync_client=True) as client:
+            while not lifeline.is_cut:
+                with suppress(httpx.HTTPError):  # a server that is away for a while stops nothing
+                    state = client.read_flow_run(run_id).state
+                    if state and state.type in (StateType.CANCELLING, StateType.CANCELLED):
+                        lifeline.cut()
+                time.sleep(POLL)
+
+    threading.Thread(target=copy_context().run, args=(watch,), daemon=True).start()
+
+
+def merge_missed_runs(client: SyncPrefectClient) -> None:
+    """Cancel this deployment's scheduled runs that are due by now: this run does their work."""
+    if deployment := runtime.deployment.id:
+        due = FlowRunFilter.model_validate(
+            {
+                "deployment_id": {"any_": [deployment]},
+                "state": {"type": {"any_": ["SCHEDULED"]}},
+                "expected_start_time": {"before_": datetime.now(UTC)},
+            }
+        )
+        for missed in client.read_flow_runs(flow_run_filter=due, sort=FlowRunSort.EXPECTED_START_TIME_ASC, limit=200):
+            if missed.auto_scheduled:
+                client.set_flow_run_state(missed.id, Cancelled(message=f"missed; done by {runtime.flow_run.name}"))
+
+
+def publish_plan(steps: list[Step]) -> None:
+    rows = [{"stage": step.stage, "plan": step.action.value, "why": "; ".join(step.reasons)} for step in steps]
+    create_table_artifact(rows, key="plan", description="What had to be done, and why")
+
+
+def publish_results(root: Path) -> None:
+    """Put metrics and parameters, with their change since the last commit, and the report on the run's page."""
+    with ThreadPoolExecutor() as pool:
+        metrics, params = pool.map(
+            lambda arguments: json.loads(ask(root, *arguments)),
+            [("metrics", "diff", "--all", "--json"), ("params", "diff", "--json")],
+        )
+    create_table_artifact(
+        [
+            {"metric": name, "last commit": change.get("old"), "now": change.get("new"), "change": change.get("diff")}
+            for values in metrics.values()
+            for name, change in values.items()
+        ],
+        key="metrics",
+        description="Metrics, and their change since the last commit",
+    )
+    create_table_artifact(
+        [
+            {"parameter": name, "last commit": change.get("old"), "now": change.get("new")}
+            for values in params.values()
+            for name, change in values.items()
+        ],
+        key="params",
+        description="Parameters changed since the last commit",
+    )
+    if (root / REPORT).is_file():
+        create_link_artifact((root / REPORT).as_uri(), link_text=str(REPORT), key="report", description="The report")

@@ -1,0 +1,301 @@
+"""What DVC says of a workspace: its graph, what is stale and why, and the run of one stage.
+
+Everything is asked through DVC's command line, in a subprocess with this interpreter's folder first on PATH. The
+wording it relies on is held by a test against the pinned version.
+"""
+
+import json
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections import deque
+from collections.abc import Callable, Collection, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from enum import StrEnum
+from graphlib import TopologicalSorter
+from pathlib import Path
+from threading import Timer
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from ruamel.yaml import YAML
+
+from pipeline.errors import PipelineError
+from pipeline.supervisor import Command, Lifeline, StoppedError
+
+DVC = (sys.executable, "-m", "dvc", "--wait-for-lock")
+LINES_KEPT = 20  # of a failed stage's output
+KILLED = 128  # an exit code above it is this and the number of a signal
+
+Graph = dict[str, set[str]]  # each stage, after those it depends on, with them
+
+
+class Action(StrEnum):
+    RUN = "run"
+    RESTORE = "restore"  # from the run cache
+    SKIP = "skip"
+    FOLLOW = "follow"  # known once a stage before it has run
+
+
+class Outcome(StrEnum):
+    """What DVC did; each is the name of a state on Prefect's pages."""
+
+    RAN = "Completed"
+    RESTORED = "Restored"
+    SKIPPED = "Skipped"
+
+
+@dataclass(frozen=True)
+class Step:
+    stage: str
+    action: Action
+    reasons: tuple[str, ...]
+
+
+class Settings(BaseModel):
+    """How a stage is run, not what it computes: its `meta` in dvc.yaml, which DVC leaves alone."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore", strict=True, allow_inf_nan=False)
+
+    timeout: float | None = Field(default=None, gt=0)  # seconds
+    retries: int = Field(default=3, ge=0, le=50)  # after exit code 75, "try again later"
+    retry_delay: float = Field(default=10, ge=0)  # seconds before the first, doubled for each next
+
+
+class StageError(PipelineError):
+    """A stage's command ended with another exit code than 0."""
+
+    def __init__(self, stage: str, code: int, lines: Iterable[str]) -> None:
+        self.stage, self.code = stage, code
+        how = f"killed by signal {code - KILLED}" if code > KILLED else f"exit code {code}"
+        super().__init__("\n".join([f"{stage} failed: {how}", *lines]))
+
+
+class StageTimeoutError(PipelineError):
+    pass
+
+
+class BusyError(PipelineError):
+    """Another process works on the stage's files; the message is its number and command."""
+
+
+def environment() -> dict[str, str]:
+    """Stages are `python -m …`: the python that DVC's shell finds must be this one."""
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
+    return os.environ | {"PATH": path, "PYTHONUNBUFFERED": "1"}
+
+
+def ask(root: Path, *arguments: str) -> str:
+    """Return what `dvc ARGUMENTS` prints in `root`; raise PipelineError with its own words."""
+    return execute(root, *DVC, *arguments)
+
+
+def execute(root: Path, *command: str) -> str:
+    result = subprocess.run(command, cwd=root, env=environment(), capture_output=True, text=True)
+    if result.returncode:
+        reason = re.sub(r"^(ERROR|fatal): ", "", result.stderr.strip().partition("\n")[0])
+        raise PipelineError(f"{shlex.join(command)} failed: {reason}")
+    return result.stdout
+
+
+def look(root: Path) -> tuple[Graph, dict[str, list[Any]]]:
+    """Return the graph and, for each stale stage, what DVC found changed; asked for side by side."""
+    if not (root / "dvc.yaml").is_file():
+        raise PipelineError(f"{root} holds no dvc.yaml; run from the folder that does")
+    with ThreadPoolExecutor() as pool:
+        dot, status = pool.map(lambda arguments: ask(root, *arguments), [("dag", "--dot"), ("status", "--json")])
+    return parse_dot(dot), json.loads(status)
+
+
+def read_settings(root: Path, stage: str) -> Settings:
+    """Raise PipelineError where the `meta` of the stage in dvc.yaml is not what Settings allows."""
+    declared = read_yaml(root / "dvc.yaml").get("stages", {}).get(stage.partition("@")[0], {})
+    try:
+        return Settings.model_validate(declared.get("meta", {}))
+    except ValidationError as error:
+        fault = error.errors()[0]
+        name = ".".join(map(str, ("stages", stage, "meta", *fault["loc"])))
+        raise PipelineError(f"dvc.yaml: {name}: {fault['msg']}, got {fault['input']!r}") from error
+
+
+def parse_dot(dot: str) -> Graph:
+    before: Graph = {}
+    for stage, after in re.findall(r'^"(.+?)"(?: -> "(.+?)")?;$', dot, re.MULTILINE):
+        before.setdefault(stage, set())
+        if after:
+            before.setdefault(after, set()).add(stage)
+    return {stage: before[stage] for stage in TopologicalSorter(before).static_order()}
+
+
+def upstream(graph: Graph, targets: Iterable[str]) -> Graph:
+    """Return the part of `graph` that makes `targets`; raise PipelineError where it has no such stage."""
+    wanted = set(targets)
+    if unknown := sorted(wanted - graph.keys()):
+        raise PipelineError(f"dvc.yaml has no stage {', '.join(unknown)}; it has {', '.join(graph)}")
+    for stage in reversed(graph):
+        if stage in wanted:
+            wanted |= graph[stage]
+    return {stage: before for stage, before in graph.items() if stage in wanted}
+
+
+def plan(root: Path, graph: Graph, stale: Mapping[str, list[Any]]) -> list[Step]:
+    """Say of every stage what `dvc repro` would do, and why; nothing runs and nothing changes."""
+    if not stale:
+        return [Step(stage, Action.SKIP, ("unchanged",)) for stage in graph]
+    locked = read_yaml(root / "dvc.lock").get("stages", {})
+    said, relocked = rehearse(root)
+    steps: dict[str, Step] = {}
+    for stage, before in graph.items():
+        reasons = explain(root, stale.get(stage, []), locked.get(stage))
+        acting = [name for name in steps if name in before and steps[name].action is not Action.SKIP]
+        if said.get(stage) is Outcome.RAN:
+            action = Action.RUN
+        elif stage in said:
+            is_touched = relocked.get(stage) != locked.get(stage) or has_changed_outs(stale.get(stage, []))
+            action = Action.RESTORE if is_touched else Action.SKIP
+        else:
+            action = Action.FOLLOW if acting else Action.RUN
+        if action is not Action.SKIP:
+            reasons += [f"follows {', '.join(acting)}"] * bool(acting)
+        steps[stage] = Step(stage, action, tuple(reasons) or ("unchanged",))
+    return list(steps.values())
+
+
+def rehearse(root: Path) -> tuple[dict[str, Outcome], dict[str, Any]]:
+    """Let DVC reproduce a copy of the workspace in which every command fails; return what it said and its lock.
+
+    What comes from the run cache does, as links, so that the stages after it are decided too. A dry run can't tell:
+    it compares with dvc.lock alone.
+    """
+    cache = ask(root, "cache", "dir").strip()
+    files = execute(root, "git", "ls-files", "-z", "--cached", "--others", "--exclude-standard").split("\0")
+    with tempfile.TemporaryDirectory(prefix="plan-") as name:
+        copy = Path(name)
+        for path in filter(lambda path: path and (root / path).is_file(), files):
+            (copy / path).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(root / path, copy / path)
+        (copy / ".dvc" / "config.local").write_text(
+            f"[core]\nno_scm = true\nautostage = false\nsite_cache_dir = '{copy / 'site'}'\n"
+            f"[cache]\ndir = '{cache}'\ntype = symlink\n",
+            encoding="utf-8",
+        )
+        result = subprocess.run(
+            [*DVC, "repro", "--keep-going"],
+            cwd=copy,
+            env=environment() | {"SHELL": shutil.which("false") or "/bin/false"},
+            capture_output=True,
+            text=True,
+        )
+        return dict(parse_outcomes(result.stdout)), read_yaml(copy / "dvc.lock").get("stages", {})
+
+
+def parse_outcomes(output: str) -> Iterable[tuple[str, Outcome]]:
+    """Yield each stage that DVC's output names, and what DVC says that it did."""
+    for line in output.splitlines():
+        if match := re.fullmatch(r"Running stage '(.+)':", line):
+            yield match[1], Outcome.RAN
+        elif match := re.fullmatch(r"Stage '(.+)' is cached - skipping run, checking out outputs ?", line):
+            yield match[1], Outcome.RESTORED
+        elif match := re.fullmatch(r"Stage '(.+)' didn't change, skipping", line):
+            yield match[1], Outcome.SKIPPED
+
+
+def explain(root: Path, changes: Iterable[Any], locked: Mapping[str, Any] | None) -> list[str]:
+    """Put DVC's status of one stage into words, parameters with their values in dvc.lock and now."""
+    if locked is None:
+        return ["not in dvc.lock yet"]
+    reasons: list[str] = []
+    for change in changes:
+        if isinstance(change, str):
+            reasons.append(change)
+            continue
+        for path, how in (item for files in change.values() for item in files.items()):
+            if isinstance(how, str):
+                reasons.append(f"{path} {how}")
+            else:
+                old, new = flatten(locked.get("params", {}).get(path, {})), flatten(read_yaml(root / path))
+                reasons += [
+                    f"{path} {name} {old.get(name, 'unset')} → {new.get(name, 'unset')}"
+                    for name in sorted(old.keys() | new.keys())
+                    if covers(how, name) and old.get(name) != new.get(name)
+                ]
+    return reasons
+
+
+def has_changed_outs(changes: Iterable[Any]) -> bool:
+    return any("changed outs" in change for change in changes)
+
+
+def covers(changed: Iterable[str], name: str) -> bool:
+    return any(name == key or name.startswith(f"{key}.") for key in changed)
+
+
+def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """{'train': {'seed': 1}} → {'train.seed': 1}."""
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        flat |= flatten(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
+    return flat
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Return a file that DVC has read before; one that is missing is empty."""
+    return YAML(typ="safe").load(path.read_text(encoding="utf-8")) or {} if path.is_file() else {}
+
+
+def reproduce(
+    root: Path,
+    stage: str,
+    lifeline: Lifeline,
+    log: Callable[[str], None],
+    *,
+    force: bool = False,
+    timeout: float | None = None,
+) -> Outcome:
+    """Bring one stage up to date, those before it being so; hand every line it writes to `log` at once.
+
+    Raises StageError, StageTimeoutError after `timeout` seconds, StoppedError once `lifeline` is cut, BusyError while
+    somebody else works on the stage; after each of them no process of the stage is left.
+    """
+    arguments = [*DVC, "repro", "--single-item", *["--force"] * force, stage]
+    command = Command(arguments, lifeline, root, environment())
+    timer = Timer(timeout or 0, command.stop)
+    if timeout:
+        timer.start()
+    tail: deque[str] = deque(maxlen=LINES_KEPT)
+    outcome = Outcome.SKIPPED
+    try:
+        for line in command.lines():
+            log(line)
+            tail.append(line)
+            outcome = dict(parse_outcomes(line)).get(stage, outcome)
+    except BaseException:
+        command.stop()
+        raise
+    finally:
+        is_late = bool(timeout) and not timer.is_alive()
+        timer.cancel()
+        code = command.wait()
+    if code == 0:
+        return outcome
+    if lifeline.is_cut:
+        raise StoppedError(f"{stage} was stopped")
+    if is_late:
+        raise StageTimeoutError(f"{stage} was ended after {timeout:g} seconds, the meta.timeout of dvc.yaml")
+    raise name_failure(stage, code, tail)
+
+
+def name_failure(stage: str, code: int, lines: Collection[str]) -> PipelineError:
+    """Tell from DVC's last words whether the stage failed, and how, or somebody else is at work on its files."""
+    output = "\n".join(lines)
+    if holder := re.search(r"it is being blocked by:\n +\(PID (\d+)\): (.+)", output):
+        return BusyError(f"process {holder[1]}: {holder[2]}")
+    if failed := re.search(r"failed to run: .+, exited with (-?\d+)$", output, re.MULTILINE):
+        code = int(failed[1])
+        return StageError(stage, code if code >= 0 else KILLED - code, lines)
+    return StageError(stage, code if code in range(KILLED + 1, KILLED + 65) else 1, lines)
