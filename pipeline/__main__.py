@@ -5,6 +5,7 @@ A command imports what it needs when it runs, so that `plan` starts without Pref
 
 import argparse
 import json
+import math
 import os
 import sys
 from pathlib import Path
@@ -16,6 +17,16 @@ from pipeline.errors import run
 class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"error: {message}; see {self.prog} --help\n")
+
+
+def seconds(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1
+    if not 0 <= value < math.inf:
+        raise argparse.ArgumentTypeError(f"must be 0 or more, got {text}")
+    return value
 
 
 def plan(arguments: argparse.Namespace) -> None:
@@ -69,7 +80,7 @@ def main() -> None:
     command.add_argument("stages", nargs="*", metavar="STAGE", help="with what they need; without any, all")
     command.add_argument("--force", action="store_true", help="run them even if nothing changed")
     command.add_argument("--when-busy", choices=["wait", "skip"], default="wait", help="while others work here")
-    command.add_argument("--wait-seconds", type=float, default=3600, metavar="N", help="how long (%(default)s)")
+    command.add_argument("--wait-seconds", type=seconds, default=3600, metavar="N", help="how long (%(default)s)")
     command.set_defaults(run=run_now)
 
     command = commands.add_parser("serve", help="run on a schedule, with Prefect's pages, until Ctrl-C")

@@ -8,14 +8,14 @@ import json
 import os
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from contextvars import copy_context
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 import httpx
 from filelock import FileLock, Timeout
@@ -54,6 +54,7 @@ from pipeline.supervisor import Lifeline, StoppedError
 POLL = 2.0  # seconds between looks at a lock, and at whether the run was cancelled
 REPORT = Path("reports/index.html")
 
+Done = TypeVar("Done")
 WhenBusy = Literal["wait", "skip"]
 
 
@@ -71,25 +72,23 @@ class Workspace:
     wait_seconds: float
 
 
-class Patience:
-    """Waits for whoever is at work in a workspace, and says for whom."""
-
-    def __init__(self, workspace: Workspace) -> None:
-        self.workspace = workspace
-        self.deadline = time.monotonic() + workspace.wait_seconds
-        self.holder = ""
-
-    def wait_for(self, holder: str) -> None:
-        """Sleep a little; raise where this run is not to wait, or has waited long enough."""
-        if self.workspace.lifeline.is_cut:
+def patiently(workspace: Workspace, work: Callable[[], Done]) -> Done:
+    """Do `work` once nobody else is at it; raise where this run is not to wait, or has waited long enough."""
+    deadline, announced = time.monotonic() + workspace.wait_seconds, ""
+    while True:
+        try:
+            return work()
+        except BusyError as error:
+            holder = str(error)
+        if workspace.lifeline.is_cut:
             raise StoppedError("stopped while it waited")
-        if self.workspace.when_busy == "skip":
-            raise SkippedRunError(f"{holder} is at work in {self.workspace.root}")
-        if time.monotonic() > self.deadline:
-            raise PipelineError(f"gave up after {self.workspace.wait_seconds:g} seconds: {holder} is still at work")
-        if holder != self.holder:
+        if workspace.when_busy == "skip":
+            raise SkippedRunError(f"{holder} is at work in {workspace.root}")
+        if time.monotonic() > deadline:
+            raise PipelineError(f"gave up after {workspace.wait_seconds:g} seconds: {holder} is still at work")
+        if holder != announced:
             get_run_logger().info("waiting for %s", holder)
-            self.holder = holder
+            announced = holder
         time.sleep(POLL)
 
 
@@ -115,8 +114,9 @@ def run_graph(
         try:
             with locked(workspace):
                 return bring_up_to_date(workspace, stages, force)
-        except StoppedError as error:
-            return Cancelled(message=str(error))
+        except (StoppedError, KeyboardInterrupt) as error:
+            lifeline.cut()
+            return Cancelled(message=str(error) or "interrupted")
         except SkippedRunError as error:
             return Completed(name="Skipped", message=str(error))
         except PipelineError as error:
@@ -124,9 +124,14 @@ def run_graph(
 
 
 def bring_up_to_date(workspace: Workspace, stages: list[str] | None, force: bool) -> State[Any]:
-    graph, stale = look(workspace.root)
-    graph = upstream(graph, stages or graph)
-    steps = [Step(name, Action.RUN, ("forced",)) for name in graph] if force else plan(workspace.root, graph, stale)
+    def decide() -> tuple[Graph, list[Step]]:
+        whole, stale = look(workspace.root)
+        graph = upstream(whole, stages or whole)
+        if force:
+            return graph, [Step(stage, Action.RUN, ("forced",)) for stage in graph]
+        return graph, plan(workspace.root, graph, stale)
+
+    graph, steps = patiently(workspace, decide)
     publish_plan(steps)
     futures = submit(workspace, graph, steps, force)
     wait(list(futures.values()))
@@ -169,18 +174,15 @@ def run_stage(workspace: Workspace, step: Step, timeout: float | None, force: bo
     reason = "; ".join(step.reasons)
     if step.action is Action.SKIP:
         return Completed(name=Outcome.SKIPPED, message=reason)
-    log, patience = get_run_logger().info, Patience(workspace)
-    while True:
-        try:
-            outcome = reproduce(workspace.root, step.stage, workspace.lifeline, log, force=force, timeout=timeout)
-            return Completed(name=outcome, message="unchanged" if outcome is Outcome.SKIPPED else reason)
-        except BusyError as error:
-            try:
-                patience.wait_for(str(error))
-            except PipelineError as given_up:
-                return end(given_up)
-        except PipelineError as error:
-            return end(error)
+    log = get_run_logger().info
+    try:
+        outcome = patiently(
+            workspace,
+            lambda: reproduce(workspace.root, step.stage, workspace.lifeline, log, force=force, timeout=timeout),
+        )
+    except PipelineError as error:
+        return end(error)
+    return Completed(name=outcome, message="unchanged" if outcome is Outcome.SKIPPED else reason)
 
 
 def end(error: PipelineError) -> State[Any]:
@@ -210,12 +212,15 @@ def locked(workspace: Workspace) -> Iterator[None]:
     """Hold the workspace, once whoever holds it is done; the kernel frees it when its holder dies."""
     folder = workspace.root / ".dvc" / "tmp"
     folder.mkdir(parents=True, exist_ok=True)
-    lock, note, patience = FileLock(folder / "flow.lock"), folder / "flow.holder", Patience(workspace)
-    while not lock.is_locked:
+    lock, note = FileLock(folder / "flow.lock"), folder / "flow.holder"
+
+    def acquire() -> None:
         try:
             lock.acquire(blocking=False)
-        except Timeout:
-            patience.wait_for(note.read_text(encoding="utf-8") if note.exists() else "another run")
+        except Timeout as error:
+            raise BusyError(note.read_text(encoding="utf-8") if note.exists() else "another run") from error
+
+    patiently(workspace, acquire)
     with lock:
         with atomic_write(note) as temporary:
             started = datetime.now().astimezone().isoformat(timespec="seconds")

@@ -91,12 +91,14 @@ def environment() -> dict[str, str]:
 
 
 def ask(root: Path, *arguments: str) -> str:
-    """Return what `dvc ARGUMENTS` prints in `root`; raise PipelineError with its own words."""
+    """Return what `dvc ARGUMENTS` prints in `root`; raise PipelineError in its own words, or BusyError."""
     return execute(root, *DVC, *arguments)
 
 
 def execute(root: Path, *command: str) -> str:
     result = subprocess.run(command, cwd=root, env=environment(), capture_output=True, text=True)
+    if holder := find_holder(result.stderr):
+        raise BusyError(holder)
     if result.returncode:
         reason = re.sub(r"^(ERROR|fatal): ", "", result.stderr.strip().partition("\n")[0])
         raise PipelineError(f"{shlex.join(command)} failed: {reason}")
@@ -293,9 +295,15 @@ def reproduce(
 def name_failure(stage: str, code: int, lines: Collection[str]) -> PipelineError:
     """Tell from DVC's last words whether the stage failed, and how, or somebody else is at work on its files."""
     output = "\n".join(lines)
-    if holder := re.search(r"it is being blocked by:\n +\(PID (\d+)\): (.+)", output):
-        return BusyError(f"process {holder[1]}: {holder[2]}")
+    if holder := find_holder(output):
+        return BusyError(holder)
     if failed := re.search(r"failed to run: .+, exited with (-?\d+)$", output, re.MULTILINE):
         code = int(failed[1])
         return StageError(stage, code if code >= 0 else KILLED - code, lines)
     return StageError(stage, code if code in range(KILLED + 1, KILLED + 65) else 1, lines)
+
+
+def find_holder(output: str) -> str | None:
+    """Who has DVC's lock on a file that it needed."""
+    found = re.search(r"it is being blocked by:\n +\(PID (\d+)\): (.+)", output)
+    return f"process {found[1]}: {found[2]}" if found else None

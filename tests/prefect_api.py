@@ -1,0 +1,91 @@
+"""A real Prefect server on loopback, and looks at what it shows."""
+
+import os
+import socket
+import time
+from collections.abc import Callable, Iterator, Set
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+import httpx
+from toy import WAIT
+
+from pipeline.serve import server
+from pipeline.supervisor import Lifeline
+
+T = TypeVar("T")
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+@contextmanager
+def running_server(home: Path) -> Iterator["Api"]:
+    url = f"http://127.0.0.1:{free_port()}/api"
+    os.environ["PREFECT_HOME"] = str(home)
+    with Lifeline() as lifeline, server(url, lifeline):
+        yield Api(url)
+
+
+class Api:
+    def __init__(self, url: str) -> None:
+        self.url = url
+
+    def post(self, path: str, content: dict[str, Any]) -> Any:
+        response = httpx.post(f"{self.url}/{path}", json=content, timeout=60)
+        response.raise_for_status()
+        return response.json()
+
+    def runs(self, **filters: Any) -> list[dict[str, Any]]:
+        """Flow runs, the newest first."""
+        runs: list[dict[str, Any]] = self.post("flow_runs/filter", {"sort": "START_TIME_DESC", "flow_runs": filters})
+        return runs
+
+    def last_run(self, besides: Set[str] = frozenset()) -> dict[str, Any]:
+        """The newest run that is not one of `besides`, once it is there."""
+        return self.wait_for(lambda: [run for run in self.runs() if run["id"] not in besides])[0]
+
+    def ended(self, run: dict[str, Any]) -> dict[str, Any]:
+        """The run, once it is in a final state."""
+        final = {"type": {"any_": ["COMPLETED", "FAILED", "CRASHED", "CANCELLED"]}}
+        return self.wait_for(lambda: self.runs(id={"any_": [run["id"]]}, state=final))[0]
+
+    def tasks(self, run: dict[str, Any]) -> dict[str, dict[str, Any]]:
+        """The run's tasks by name, in the order in which they ended."""
+        tasks = self.post("task_runs/filter", {"task_runs": {"flow_run_id": {"any_": [run["id"]]}}})
+        return {task["name"]: task for task in sorted(tasks, key=lambda task: task["end_time"] or "")}
+
+    def states(self, run: dict[str, Any], expected: dict[str, str]) -> dict[str, str]:
+        """The names of the tasks' states; they reach the server as events, a little after the run's own."""
+        deadline = time.monotonic() + WAIT
+        while True:
+            states = {name: task["state"]["name"] for name, task in self.tasks(run).items()}
+            if states == expected or time.monotonic() > deadline:
+                return states
+            time.sleep(0.2)
+
+    def logs(self, run: dict[str, Any], containing: str) -> list[str]:
+        """The run's log, once a line contains the text."""
+
+        def read() -> list[str]:
+            found = self.post("logs/filter", {"sort": "TIMESTAMP_ASC", "logs": {"flow_run_id": {"any_": [run["id"]]}}})
+            lines = [log["message"] for log in found]
+            return lines if any(containing in line for line in lines) else []
+
+        return self.wait_for(read)
+
+    def artifacts(self, run: dict[str, Any]) -> dict[str, Any]:
+        found = self.post("artifacts/filter", {"artifacts": {"flow_run_id": {"any_": [run["id"]]}}})
+        return {artifact["key"]: artifact["data"] for artifact in found}
+
+    def wait_for(self, look: Callable[[], list[T]]) -> list[T]:
+        deadline = time.monotonic() + WAIT
+        while not (found := look()):
+            assert time.monotonic() < deadline, "waited in vain"
+            time.sleep(0.2)
+        return found

@@ -1,0 +1,232 @@
+"""What DVC says, of a real DVC: its wording is the contract that graph.py rests on."""
+
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+from toy import STAY, assert_that_nothing_is_left, execute, make_workspace, wait_for_pids
+
+from pipeline.errors import PipelineError
+from pipeline.graph import (
+    Action,
+    BusyError,
+    Outcome,
+    StageError,
+    StageTimeoutError,
+    environment,
+    look,
+    parse_dot,
+    parse_outcomes,
+    plan,
+    read_settings,
+    reproduce,
+    upstream,
+)
+from pipeline.supervisor import Lifeline
+
+CHAIN = {"first": "", "second": "", "third": ""}
+ORDER = {"second": ["first"], "third": ["second"]}
+
+
+@pytest.fixture(scope="module")
+def chain(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A workspace of three stages in a row, with a parameter, everything run; changes are undone by `fresh`."""
+    folder = make_workspace(tmp_path_factory.mktemp("chain"), CHAIN, ORDER)
+    text = (folder / "dvc.yaml").read_text()
+    (folder / "dvc.yaml").write_text(
+        text.replace("    deps:\n    - second.py", "    params: [scale]\n    deps:\n    - second.py")
+    )
+    (folder / "params.yaml").write_text("scale: {width: 3, deep: {height: 4}}\n")
+    execute(folder, "dvc", "repro")
+    execute(folder, "git", "add", "--all")
+    execute(folder, "git", "-c", "user.name=test", "-c", "user.email=test@localhost", "commit", "--quiet", "-m", "run")
+    return folder
+
+
+@pytest.fixture
+def fresh(chain: Path) -> Path:
+    execute(chain, "git", "checkout", "--quiet", ".")
+    execute(chain, "dvc", "checkout", "--quiet")
+    return chain
+
+
+def make_plan(folder: Path) -> dict[str, tuple[Action, tuple[str, ...]]]:
+    before = execute(folder, "git", "status", "--porcelain")
+    steps = plan(folder, *look(folder))
+    assert execute(folder, "git", "status", "--porcelain") == before, "a plan changes nothing"
+    return {step.stage: (step.action, step.reasons) for step in steps}
+
+
+def run(folder: Path, stage: str, timeout: float | None = None) -> tuple[Outcome, list[str]]:
+    lines: list[str] = []
+    with Lifeline() as lifeline:
+        return reproduce(folder, stage, lifeline, lines.append, timeout=timeout), lines
+
+
+def append(path: Path, text: str) -> None:
+    path.write_text(path.read_text() + text)
+
+
+def test_the_three_outcomes_in_dvcs_words(fresh: Path) -> None:
+    assert run(fresh, "first") == (
+        Outcome.SKIPPED,
+        ["Stage 'first' didn't change, skipping", "Data and pipelines are up to date."],
+    )
+    append(fresh / "first.py", "# changed\n")
+    outcome, lines = run(fresh, "first")
+    assert outcome is Outcome.RAN
+    assert lines[0] == "Running stage 'first':"
+    execute(fresh, "git", "checkout", "--quiet", "first.py")
+    outcome, lines = run(fresh, "first")
+    assert outcome is Outcome.RESTORED
+    assert lines[0] == "Stage 'first' is cached - skipping run, checking out outputs"
+
+
+def test_the_graph_is_that_of_dvc_yaml(fresh: Path) -> None:
+    graph, stale = look(fresh)
+    assert list(graph.items()) == [("first", set()), ("second", {"first"}), ("third", {"second"})]
+    assert stale == {}
+
+
+def test_parts_of_a_graph() -> None:
+    graph = parse_dot('strict digraph {\n"a";\n"b@x";\n"c";\n"a" -> "b@x";\n"a" -> "c";\n}\n')
+    assert graph == {"a": set(), "b@x": {"a"}, "c": {"a"}}
+    assert list(upstream(graph, ["c"])) == ["a", "c"]
+    with pytest.raises(PipelineError, match="has no stage d, e; it has a, b@x, c"):
+        upstream(graph, ["d", "a", "e"])
+
+
+def test_a_plan_with_nothing_to_do(fresh: Path) -> None:
+    assert make_plan(fresh) == {stage: (Action.SKIP, ("unchanged",)) for stage in CHAIN}
+
+
+def test_a_plan_says_what_runs_and_why(fresh: Path) -> None:
+    (fresh / "params.yaml").write_text("scale: {width: 5, deep: {height: 4}}\n")
+    assert make_plan(fresh) == {
+        "first": (Action.SKIP, ("unchanged",)),
+        "second": (Action.RUN, ("params.yaml scale.width 3 → 5",)),
+        "third": (Action.FOLLOW, ("follows second",)),
+    }
+
+
+def test_a_plan_is_what_dvc_then_does(fresh: Path) -> None:
+    """A change is run, then undone: the plan knows that its way back is in the run cache."""
+    append(fresh / "second.py", "Path('second.txt').write_text('other')\n")
+    execute(fresh, "dvc", "repro")
+    execute(fresh, "git", "checkout", "--quiet", "second.py")
+    steps = make_plan(fresh)
+    assert steps == {
+        "first": (Action.SKIP, ("unchanged",)),
+        "second": (Action.RESTORE, ("second.py modified",)),
+        "third": (Action.RESTORE, ("follows second",)),
+    }
+    assert dict(parse_outcomes(execute(fresh, "dvc", "repro"))) == {
+        "first": Outcome.SKIPPED,
+        "second": Outcome.RESTORED,
+        "third": Outcome.RESTORED,
+    }
+
+
+def test_a_lost_output_comes_back_without_touching_what_follows(fresh: Path) -> None:
+    (fresh / "second.txt").unlink()
+    steps = make_plan(fresh)
+    assert steps["second"] == (Action.RESTORE, ("second.txt deleted",))
+    assert steps["third"][0] is Action.SKIP
+    said = dict(parse_outcomes(execute(fresh, "dvc", "repro")))
+    assert (said["second"], said["third"]) == (Outcome.RESTORED, Outcome.SKIPPED)
+
+
+def test_a_plan_of_what_never_ran(tmp_path: Path) -> None:
+    folder = make_workspace(tmp_path / "new", CHAIN, ORDER)
+    assert make_plan(folder) == {
+        "first": (Action.RUN, ("not in dvc.lock yet",)),
+        "second": (Action.FOLLOW, ("not in dvc.lock yet", "follows first")),
+        "third": (Action.FOLLOW, ("not in dvc.lock yet", "follows second")),
+    }
+
+
+def test_every_kind_of_change_is_named(fresh: Path) -> None:
+    (fresh / "params.yaml").write_text("scale: {width: 3, deep: {depth: 1}}\n")
+    text = (fresh / "dvc.yaml").read_text()
+    (fresh / "dvc.yaml").write_text(text.replace("python second.py", "python -u second.py"))
+    append(fresh / "second.py", "#")
+    assert make_plan(fresh)["second"][1] == (
+        "second.py modified",
+        "params.yaml scale.deep.depth unset → 1",
+        "params.yaml scale.deep.height 4 → unset",
+        "changed command",
+    )
+
+
+def test_a_failed_stage_tells_how_and_its_last_lines(tmp_path: Path) -> None:
+    script = "import sys; print(*range(40), sep='\\n', flush=True); sys.exit('no such luck')"
+    folder = make_workspace(tmp_path / "fails", {"only": script})
+    with pytest.raises(StageError) as failure:
+        run(folder, "only")
+    assert failure.value.code == 1
+    first, *lines = str(failure.value).splitlines()
+    assert first == "only failed: exit code 1"
+    assert len(lines) == 20
+    assert "no such luck" in lines
+
+
+@pytest.mark.parametrize("code", [2, 75])
+def test_the_exit_code_is_the_stages(tmp_path: Path, code: int) -> None:
+    folder = make_workspace(tmp_path / "exits", {"only": f"raise SystemExit({code})"})
+    with pytest.raises(StageError, match=f"only failed: exit code {code}") as failure:
+        run(folder, "only")
+    assert failure.value.code == code
+
+
+def test_a_killed_stage_is_told_from_one_that_failed(tmp_path: Path) -> None:
+    folder = make_workspace(tmp_path / "killed", {"only": "import os; os.kill(os.getpid(), 9)"})
+    with pytest.raises(StageError, match="only failed: killed by signal 9"):
+        run(folder, "only")
+
+
+def test_what_dvc_itself_refuses_is_a_failure_in_its_words(tmp_path: Path) -> None:
+    folder = make_workspace(tmp_path / "refused", {"only": ""})
+    (folder / "only.py").unlink()
+    with pytest.raises(StageError, match=r"only failed: exit code 1\n.*only.py"):
+        run(folder, "only")
+
+
+def test_a_stage_past_its_time_ends_with_its_children(tmp_path: Path) -> None:
+    folder = make_workspace(tmp_path / "late", {"only": STAY})
+    with pytest.raises(StageTimeoutError, match=r"only was ended after 4 seconds, the meta.timeout of dvc.yaml"):
+        run(folder, "only", timeout=4)
+    assert_that_nothing_is_left(folder, [])
+
+
+def test_who_is_at_work_is_named(tmp_path: Path) -> None:
+    folder = make_workspace(tmp_path / "busy", {"only": STAY})
+    person = subprocess.Popen(["dvc", "repro"], cwd=folder, env=environment(), stdout=subprocess.DEVNULL)
+    processes = wait_for_pids(folder)
+    with pytest.raises(BusyError, match=rf"^process {person.pid}: .*dvc repro$"):
+        run(folder, "only")
+    (folder / "go").touch()
+    assert person.wait() == 0
+    assert_that_nothing_is_left(folder, processes)
+
+
+def test_settings_are_the_meta_of_dvc_yaml(tmp_path: Path) -> None:
+    folder = make_workspace(tmp_path / "meta", {"only": ""}, timeout=3, owner="someone")
+    assert read_settings(folder, "only").timeout == 3
+    assert read_settings(folder, "only@variant").retries == 3
+    text = (folder / "dvc.yaml").read_text()
+    (folder / "dvc.yaml").write_text(text.replace("timeout: 3", "timeout: -3"))
+    with pytest.raises(PipelineError, match=r"dvc.yaml: stages.only.meta.timeout: .* greater than 0, got -3"):
+        read_settings(folder, "only")
+
+
+def test_no_graph_here_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(PipelineError, match=re.escape(f"{tmp_path} holds no dvc.yaml; run from the folder that does")):
+        look(tmp_path)
+
+
+def test_what_dvc_cannot_read_is_one_line(fresh: Path) -> None:
+    (fresh / "dvc.yaml").write_text("stages: [")
+    with pytest.raises(PipelineError, match=r"^.*dvc.* failed: .*$") as failure:
+        look(fresh)
+    assert "\n" not in str(failure.value)

@@ -1,0 +1,105 @@
+"""A small DVC workspace of Python scripts, for what is about processes and graphs and not about digits."""
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import psutil
+from ruamel.yaml import YAML
+
+from pipeline.graph import environment
+
+WAIT = 120.0  # seconds that a test waits for what happens within a few; no measure of speed
+
+
+def execute(folder: Path, *command: str) -> str:
+    result = subprocess.run(command, cwd=folder, env=environment(), capture_output=True, text=True)
+    assert result.returncode == 0, result.stdout + result.stderr
+    return result.stdout
+
+
+def make_workspace(
+    folder: Path, scripts: Mapping[str, str], before: Mapping[str, list[str]] | None = None, **meta: Any
+) -> Path:
+    """Stage `name` runs name.py, which must write name.txt, and depends on the name.txt of the stages before it."""
+    stages = {
+        name: {
+            "cmd": f"python {name}.py",
+            "deps": [f"{name}.py", *(f"{other}.txt" for other in (before or {}).get(name, []))],
+            "outs": [f"{name}.txt"],
+            "meta": meta,
+        }
+        for name in scripts
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "dvc.yaml").open("w", encoding="utf-8") as file:
+        YAML().dump({"stages": stages}, file)
+    for name, script in scripts.items():
+        text = f"from pathlib import Path\n{script}\nPath('{name}.txt').write_text('{name}')\n"
+        (folder / f"{name}.py").write_text(text)
+    execute(folder, "git", "init", "--quiet")
+    execute(folder, "dvc", "init", "--quiet")
+    execute(folder, "git", "add", "--all")
+    execute(folder, "git", "-c", "user.name=test", "-c", "user.email=test@localhost", "commit", "--quiet", "-m", "all")
+    return folder
+
+
+# Writes the numbers of its process and of a child's, then stays; once there is a file "go" it just does its work
+STAY = """
+import os, subprocess, sys, time
+child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+Path("pids.partial").write_text(f"{os.getpid()} {child.pid}")
+Path("pids.partial").rename("pids")
+while not Path("go").exists():
+    time.sleep(0.05)
+child.kill()
+"""
+
+
+def wait_until(condition: Callable[[], object]) -> None:
+    deadline = time.monotonic() + WAIT
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.05)
+
+
+def wait_for_pids(folder: Path) -> list[psutil.Process]:
+    """The processes of the stage STAY, once it is there."""
+    wait_until((folder / "pids").exists)
+    return [psutil.Process(int(pid)) for pid in (folder / "pids").read_text().split()]
+
+
+def assert_that_nothing_is_left(folder: Path, processes: list[psutil.Process]) -> None:
+    """No process, no lock, and a workspace on which `dvc repro` simply goes on."""
+    wait_until(lambda: not any(process.is_running() and process.status() != "zombie" for process in processes))
+    wait_until(lambda: not processes_in(folder))
+    (folder / "go").touch()
+    result = subprocess.run(["dvc", "repro"], cwd=folder, env=environment(), capture_output=True, text=True)
+    assert (result.returncode, result.stderr) == (0, ""), result.stdout + result.stderr
+
+
+def processes_in(folder: Path) -> list[psutil.Process]:
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if Path(process.cwd()) == folder and process.pid != os.getpid() and process.status() != "zombie":
+                found.append(process)
+        except (psutil.NoSuchProcess, psutil.AccessDenied, FileNotFoundError):
+            continue
+    return found
+
+
+def start_pipeline(folder: Path, url: str, *arguments: str) -> "subprocess.Popen[str]":
+    """`python -m pipeline ARGUMENTS` in `folder`, against the Prefect server at `url`."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "pipeline", *arguments],
+        cwd=folder,
+        env=environment() | {"PREFECT_API_URL": url},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
