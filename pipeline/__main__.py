@@ -80,7 +80,7 @@ def main() -> None:
     command.set_defaults(run=serve)
 
     arguments = parser.parse_args()
-    run(lambda: arguments.run(arguments))
+    run(lambda: arguments.run(arguments), stop_on=())  # Prefect has its own way with signals
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ PARAMS: dict[str, dict[str, Any]] = {
         "max_shift": 1,
         "keep": "best",
         "device": "cpu",
+        "checkpoint_every": 0,
     },
     "evaluate": {"calibration_bins": 15, "device": "cpu"},
     "report": {"mistakes": 5},

@@ -75,8 +75,9 @@ def test_all_faults_of_a_section_are_told_at_once(workspace: Path) -> None:
         "error: params.yaml: train.learning_rate must be less than or equal to 1, got 2",
         "error: params.yaml: train.max_shift is missing; add it",
         "error: params.yaml: train.device is missing; add it",
+        "error: params.yaml: train.checkpoint_every is missing; add it",
         "error: params.yaml: train.decay is not a parameter; train has seed, epochs, batch_size, learning_rate, "
-        "schedule, max_shift, keep, device",
+        "schedule, max_shift, keep, device, checkpoint_every",
     ]
 
 
