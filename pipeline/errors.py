@@ -13,6 +13,8 @@ from collections.abc import Callable
 from types import FrameType
 from typing import Never
 
+STOPPING = (signal.SIGINT, signal.SIGTERM)
+
 
 class PipelineError(Exception):
     """The message says what was found, what is allowed and what to do."""
@@ -32,7 +34,7 @@ class FetchError(PipelineError):
     exit_code = 75
 
 
-def run(main: Callable[[], None], stop_on: tuple[signal.Signals, ...] = (signal.SIGINT, signal.SIGTERM)) -> None:
+def run(main: Callable[[], None], stop_on: tuple[signal.Signals, ...] = STOPPING) -> None:
     """Run a stage; an error the user can mend, or a signal, is one message and an exit code, not a traceback."""
     for number in stop_on:
         signal.signal(number, stop)
@@ -48,5 +50,9 @@ def run(main: Callable[[], None], stop_on: tuple[signal.Signals, ...] = (signal.
 
 def stop(number: int, frame: FrameType | None) -> Never:
     """Leave by an exception that no `except Exception` holds up, so that whatever is half-written is removed."""
-    print(f"error: stopped by {signal.Signals(number).name}; run again to go on", file=sys.stderr)
+    for again in STOPPING:
+        signal.signal(again, signal.SIG_IGN)  # while things are put in order
+    print(
+        f"error: stopped by {signal.Signals(number).name}; nothing half-written is left, run it again", file=sys.stderr
+    )
     sys.exit(128 + number)

@@ -41,4 +41,4 @@ def test_a_signal_is_one_line_and_its_exit_code_and_what_is_open_is_closed(numbe
     ).replace("NUMBER", str(int(number)))
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert (result.returncode, result.stdout) == (128 + number, "closed\n")
-    assert result.stderr == f"error: stopped by {number.name}; run again to go on\n"
+    assert result.stderr == f"error: stopped by {number.name}; nothing half-written is left, run it again\n"
