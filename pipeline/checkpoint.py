@@ -15,8 +15,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from pipeline.data import METADATA_KEY
-from pipeline.files import atomic_write
+from pipeline.data import METADATA_KEY, write_tensors
 
 FOLDER = Path(".checkpoints")
 KEPT = 5  # files, the newest: trainings that were killed and may yet be taken up again
@@ -40,7 +39,7 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in checkpoint.tensors.items()}
     values = json.dumps(checkpoint.values)
     metadata = json.dumps({"sha256": digest(tensors, values), "values": values})
-    with atomic_write(path) as temporary:
+    with write_tensors(path) as temporary:
         save_file(tensors, temporary, metadata={METADATA_KEY: metadata})
     for old in sorted(path.parent.iterdir(), key=lambda file: file.stat().st_mtime)[:-KEPT]:
         old.unlink(missing_ok=True)

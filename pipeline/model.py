@@ -9,8 +9,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from pipeline.data import IMAGE_SIZE, TensorInfo, open_tensors, read_metadata, to_metadata
-from pipeline.files import atomic_write
+from pipeline.data import IMAGE_SIZE, TensorInfo, open_tensors, read_metadata, to_metadata, write_tensors
 
 
 class CNN(nn.Sequential):
@@ -66,7 +65,7 @@ class ModelInfo(TensorInfo):
 def save_model(path: Path, weights: dict[str, Tensor], info: TensorInfo) -> None:
     tensors = {name: weight.cpu().contiguous() for name, weight in weights.items()}
     metadata = to_metadata(ModelInfo(**info.model_dump()))
-    with atomic_write(path) as temporary:
+    with write_tensors(path) as temporary:
         save_file(tensors, temporary, metadata=metadata)
 
 

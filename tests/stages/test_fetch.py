@@ -79,6 +79,13 @@ def promised_more(request: BaseHTTPRequestHandler, body: bytes) -> None:
     request.wfile.write(body[:100])
 
 
+def corrupted(request: BaseHTTPRequestHandler, body: bytes) -> None:
+    """A bit of the content flipped and packed anew, so that only the digest can tell."""
+    content = bytearray(gzip.decompress(body))
+    content[len(content) // 2] ^= 1
+    serve(request, gzip.compress(content))
+
+
 def page(request: BaseHTTPRequestHandler, body: bytes) -> None:
     serve(request, b"<!doctype html><p>Please sign in")
 
@@ -206,6 +213,7 @@ def test_the_second_mirror_is_tried(mirror: Callable[..., None]) -> None:
         (not_found, "HTTP Error 404: Not Found"),
         (truncated, "Compressed file ended before the end-of-stream marker"),
         (promised_more, "Compressed file ended before the end-of-stream marker"),
+        (corrupted, "train-images-idx3-ubyte has sha256 "),
         (page, r"Not a gzipped file \(b'<!'\)"),
         (redirect_loop, "redirect"),
         (silent, r"not done after 2 s \(params.yaml: fetch.timeout\)"),
