@@ -79,7 +79,7 @@ def test_a_missing_or_damaged_input_is_one_line_and_leaves_the_page(finished_wor
 
 
 def test_html_in_a_class_name_is_text(finished_workspace: Path) -> None:
-    hostile = '<script>alert(1)</script><img src="http://x/" onerror=alert(1)>"&\'$\\frac$'
+    hostile = '$\\frac$<script>alert(1)</script><img src="http://x/" onerror=alert(1)>"&\''
     digits, info = load_digits(report.TEST)
     names = (*info.classes[:-1], hostile)
     save_digits(report.TEST, digits, info.model_copy(update={"classes": names, "dataset": hostile}))

@@ -5,6 +5,7 @@ import pty
 import shutil
 import subprocess
 import sys
+import termios
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -74,6 +75,7 @@ def test_a_terminal_changes_no_byte(finished_workspace: Path) -> None:
     """With one there is a progress bar, which reads the loss within an epoch."""
     before = MODEL.read_bytes(), HISTORY.read_bytes()
     ours, theirs = pty.openpty()
+    termios.tcsetwinsize(theirs, (24, 100))
     process = subprocess.Popen([sys.executable, "-m", "pipeline.stages.train"], stdout=theirs, stderr=theirs)
     os.close(theirs)
     shown = b""
