@@ -74,8 +74,9 @@ def load_model(path: Path) -> tuple[CNN, ModelInfo]:
     with open_tensors(path, framework="pt", made_by="train") as file:
         info = read_metadata(file, ModelInfo)
         network = CNN(len(info.classes))
-        expected = {name: list(weight.shape) for name, weight in network.state_dict().items()}
-        found = {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118 - not a dict
+        expected = {name: ("F32", list(weight.shape)) for name, weight in network.state_dict().items()}
+        stored = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+        found = {name: (weight.get_dtype(), weight.get_shape()) for name, weight in stored.items()}
         if found != expected:
             wrong = sorted(name for name in expected | found if expected.get(name) != found.get(name))
             raise SafetensorError(f"of another architecture than {info.architecture}: {', '.join(wrong)} differ")

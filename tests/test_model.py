@@ -117,6 +117,8 @@ def test_a_file_that_is_no_safetensors_is_one_line(tmp_path: Path, content: byte
         {"shape": [-1, 3136]},
         {"dtype": "F64"},
         {"dtype": "F16"},
+        {"dtype": "I32"},  # as long, and so only ours to notice
+        {"shape": [3136, 128]},
         {"data_offsets": [0, 2**50]},
         {"data_offsets": [8, 0]},
     ],
