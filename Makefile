@@ -4,7 +4,7 @@ PYTHON ?= python3
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run serve test bench clean
+.PHONY: help setup run serve test faults bench clean
 
 help: ## List the targets
 	@grep -hE '^[a-z]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 10
@@ -27,6 +27,9 @@ test: setup ## Lint, types and tests
 	python -m ruff format --check
 	python -m mypy
 	python -m pytest
+
+faults: setup ## Inject every fault there is a test for, in real processes; a quarter of an hour
+	python -m pytest tests/faults
 
 bench: run ## Time the training loop beside the notebook's
 	python -m benchmarks.speed

@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 from typing import NoReturn
 
-from pipeline.errors import run
+from pipeline.errors import STOPPING, PipelineError, run
 
 
 class Parser(argparse.ArgumentParser):
@@ -65,11 +65,23 @@ def serve(arguments: argparse.Namespace) -> None:
     serve(parse_schedule(arguments.cron, arguments.interval, arguments.timezone))
 
 
+def verify(arguments: argparse.Namespace) -> None:
+    from pipeline.verify import EXIT_CODES, VerifyError, describe, to_json, verify
+
+    try:
+        receipt = verify(Path.cwd(), arguments.rev)
+    except (PipelineError, OSError) as error:  # whose own exit codes would say "different"
+        raise VerifyError(f"cannot tell: {error}") from error
+    print(to_json(receipt) if arguments.json else describe(receipt))
+    sys.exit(EXIT_CODES[receipt.verdict])
+
+
 def main() -> None:
     os.environ.setdefault("DO_NOT_TRACK", "1")  # no report of use to Prefect's makers
     parser = Parser(
         prog="python -m pipeline", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    parser.set_defaults(stop_on=())  # Prefect has its own way with signals
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
 
     command = commands.add_parser("plan", help="say what would run, be restored or be skipped, and why; run nothing")
@@ -90,8 +102,13 @@ def main() -> None:
     command.add_argument("--timezone", default="UTC", metavar="ZONE", help="of the schedule (%(default)s)")
     command.set_defaults(run=serve)
 
+    command = commands.add_parser("verify", help="run a commit again from scratch and compare with its dvc.lock")
+    command.add_argument("--rev", default="HEAD", metavar="REV", help="the commit (%(default)s)")
+    command.add_argument("--json", action="store_true", help="for machines: the receipt")
+    command.set_defaults(run=verify, stop_on=STOPPING)
+
     arguments = parser.parse_args()
-    run(lambda: arguments.run(arguments))
+    run(lambda: arguments.run(arguments), arguments.stop_on)
 
 
 if __name__ == "__main__":

@@ -110,8 +110,18 @@ def read_dataset_info(folder: Path) -> DatasetInfo:
 
 
 def save_digits(path: Path, digits: Digits, info: TensorInfo) -> None:
-    with atomic_write(path) as temporary:
+    with write_tensors(path) as temporary:
         save_file({"images": digits.images, "labels": digits.labels}, temporary, metadata=to_metadata(info))
+
+
+@contextmanager
+def write_tensors(path: Path) -> Iterator[Path]:
+    """As atomic_write; what safetensors says of a full disk is the OSError that it is."""
+    try:
+        with atomic_write(path) as temporary:
+            yield temporary
+    except SafetensorError as error:
+        raise OSError(f"{path} cannot be written ({error})") from error
 
 
 def load_digits(path: Path) -> tuple[Digits, TensorInfo]:

@@ -9,8 +9,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from pipeline.data import IMAGE_SIZE, TensorInfo, open_tensors, read_metadata, to_metadata
-from pipeline.files import atomic_write
+from pipeline.data import IMAGE_SIZE, TensorInfo, open_tensors, read_metadata, to_metadata, write_tensors
 
 
 class CNN(nn.Sequential):
@@ -66,7 +65,7 @@ class ModelInfo(TensorInfo):
 def save_model(path: Path, weights: dict[str, Tensor], info: TensorInfo) -> None:
     tensors = {name: weight.cpu().contiguous() for name, weight in weights.items()}
     metadata = to_metadata(ModelInfo(**info.model_dump()))
-    with atomic_write(path) as temporary:
+    with write_tensors(path) as temporary:
         save_file(tensors, temporary, metadata=metadata)
 
 
@@ -75,8 +74,9 @@ def load_model(path: Path) -> tuple[CNN, ModelInfo]:
     with open_tensors(path, framework="pt", made_by="train") as file:
         info = read_metadata(file, ModelInfo)
         network = CNN(len(info.classes))
-        expected = {name: list(weight.shape) for name, weight in network.state_dict().items()}
-        found = {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118 - not a dict
+        expected = {name: ("F32", list(weight.shape)) for name, weight in network.state_dict().items()}
+        stored = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+        found = {name: (weight.get_dtype(), weight.get_shape()) for name, weight in stored.items()}
         if found != expected:
             wrong = sorted(name for name in expected | found if expected.get(name) != found.get(name))
             raise SafetensorError(f"of another architecture than {info.architecture}: {', '.join(wrong)} differ")

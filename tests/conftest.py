@@ -8,7 +8,8 @@ import pytest
 
 os.environ["OMP_NUM_THREADS"] = "1"  # before torch is loaded: two test processes share the machine's cores
 
-from helpers import STAGES, set_params
+from helpers import PARAMS, ROOT, STAGES, execute, repro, set_params
+from ruamel.yaml import YAML
 
 
 @pytest.fixture(scope="session")
@@ -39,3 +40,28 @@ def finished_workspace(workspace: Path, finished: Path) -> Path:
     """The current folder, a copy of `finished` to do with as the test likes."""
     shutil.copytree(finished, workspace, dirs_exist_ok=True)
     return workspace
+
+
+@pytest.fixture(scope="session")
+def reproduced(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A repository of this code on the sample, everything run and committed; not to be changed."""
+    folder = tmp_path_factory.mktemp("reproduced")
+    tracked = execute(ROOT, "git", "ls-files", "-z", "--cached", "--others", "--exclude-standard").split("\0")
+    for name in filter(None, tracked):
+        if (ROOT / name).is_file() and not name.startswith(("reports/", "receipts/", "dvc.lock")):
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(ROOT / name, folder / name)
+    with (folder / "params.yaml").open("w", encoding="utf-8") as file:
+        YAML().dump(PARAMS, file)
+    execute(folder, "git", "init", "--quiet")
+    assert repro(folder) == (list(STAGES), [])
+    execute(folder, "git", "add", "--all")
+    execute(folder, "git", "-c", "user.name=test", "-c", "user.email=test@localhost", "commit", "--quiet", "-m", "all")
+    return folder
+
+
+@pytest.fixture
+def repository(reproduced: Path, tmp_path: Path) -> Path:
+    folder = tmp_path / "repository"
+    shutil.copytree(reproduced, folder, symlinks=True)
+    return folder

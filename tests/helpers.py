@@ -1,5 +1,9 @@
 """What tests share: the stages, their parameters on the sample of real digits, and small looks at files."""
 
+import os
+import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +14,8 @@ from pipeline.stages import evaluate, fetch, preprocess, report, train
 ROOT = Path(__file__).parents[1]
 SAMPLE = ROOT / "tests" / "data"
 STAGES = {"fetch": fetch, "preprocess": preprocess, "train": train, "evaluate": evaluate, "report": report}
+
+ENVIRONMENT = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "DVC_NO_ANALYTICS": "1"}
 
 PARAMS: dict[str, dict[str, Any]] = {
     "fetch": {"dataset": "sample", "sources": ["directory"], "directory": str(SAMPLE), "timeout": 60},
@@ -23,6 +29,7 @@ PARAMS: dict[str, dict[str, Any]] = {
         "max_shift": 1,
         "keep": "best",
         "device": "cpu",
+        "checkpoint_every": 0,
     },
     "evaluate": {"calibration_bins": 15, "device": "cpu"},
     "report": {"mistakes": 5},
@@ -38,3 +45,24 @@ def set_params(**changes: dict[str, Any]) -> None:
 
 def files_under(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def execute(folder: Path, *command: str) -> str:
+    result = subprocess.run(command, cwd=folder, env=ENVIRONMENT, capture_output=True, text=True)
+    assert result.returncode == 0, result.stdout + result.stderr
+    return result.stdout
+
+
+def repro(folder: Path) -> tuple[list[str], list[str]]:
+    """The stages that ran, and those restored from the run cache."""
+    output = execute(folder, "dvc", "repro")
+    return re.findall(r"Running stage '(\w+)'", output), re.findall(r"Stage '(\w+)' is cached", output)
+
+
+def edit_params(folder: Path, section: str, name: str, value: Any) -> None:
+    yaml = YAML()
+    content = yaml.load((folder / "params.yaml").read_text(encoding="utf-8"))
+    assert content[section][name] != value
+    content[section][name] = value
+    with (folder / "params.yaml").open("w", encoding="utf-8") as file:
+        yaml.dump(content, file)

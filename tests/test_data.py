@@ -1,9 +1,12 @@
+import resource
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from pipeline.data import Digits, TensorInfo, load_digits, read_idx, read_raw, save_digits
 from pipeline.errors import DataError
@@ -95,3 +98,67 @@ def test_a_file_that_holds_no_digits_is_one_line(tmp_path: Path, content: bytes)
     with pytest.raises(DataError, match=r"is not what the preprocess stage writes") as error:
         load_digits(path)
     assert "\n" not in str(error.value)
+
+
+lengths = st.lists(st.integers(0, 5), min_size=1, max_size=4)
+headers = st.one_of(  # of a claim that may be a lie, from plausible to absurd
+    st.binary(max_size=40),
+    st.lists(st.integers(0, 2**32 - 1), min_size=1, max_size=4).map(
+        lambda shape: bytes([0, 0, 8, len(shape)]) + b"".join(length.to_bytes(4, "big") for length in shape)
+    ),
+)
+
+
+@given(lengths, st.data())
+@settings(deadline=None)
+def test_every_valid_idx_file_is_read_as_it_was_written(
+    tmp_path_factory: pytest.TempPathFactory, shape: list[int], data: st.DataObject
+) -> None:
+    path = tmp_path_factory.getbasetemp() / "valid.idx"
+    size = int(np.prod(shape))
+    content = data.draw(st.binary(min_size=size, max_size=size))
+    path.write_bytes(idx(*shape, content=content))
+    array = read_idx(path, len(shape))
+    assert (array.shape, array.tobytes()) == (tuple(shape), content)
+
+
+@given(headers, st.binary(max_size=200), st.integers(1, 4))
+@settings(deadline=None)
+def test_any_other_bytes_are_refused_in_one_line(
+    tmp_path_factory: pytest.TempPathFactory, header: bytes, content: bytes, dimensions: int
+) -> None:
+    """Whatever the header says, nothing larger than the file comes of it."""
+    path = tmp_path_factory.getbasetemp() / "hostile.idx"
+    path.write_bytes(header + content)
+    try:
+        assert read_idx(path, dimensions).nbytes <= len(header + content)
+    except DataError as error:
+        assert "\n" not in str(error)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        bytes([0, 0, 8, 3]) + b"\x00\xff\xff\xff" + (28).to_bytes(4, "big") * 2,
+        (2**40).to_bytes(8, "little") + b"{",
+        (80).to_bytes(8, "little")
+        + b'{"images":{"dtype":"U8","shape":[99999999,1,28,28],"data_offsets":[0,8]}}'.ljust(80)
+        + bytes(8),
+    ],
+)
+def test_a_file_that_claims_gigabytes_takes_none(tmp_path: Path, content: bytes) -> None:
+    """In 4 GB of address space, of which Python with its libraries takes a good part."""
+    path = tmp_path / "train-images-idx3-ubyte"
+    path.write_bytes(content)
+    program = (
+        "import sys; from pathlib import Path; from pipeline.data import *; from pipeline.errors import DataError\n"
+        "for read in (lambda p: read_idx(p, 3), load_digits):\n"
+        " try: read(Path(sys.argv[1]))\n"
+        " except DataError: print('refused')"
+    )
+
+    def limit() -> None:
+        resource.setrlimit(resource.RLIMIT_AS, (4 * 2**30, 4 * 2**30))
+
+    result = subprocess.run([sys.executable, "-c", program, path], preexec_fn=limit, capture_output=True, text=True)
+    assert (result.stdout, result.stderr) == ("refused\n" * 2, "")

@@ -1,65 +1,16 @@
 """The graph as DVC runs it, in a repository of its own: what is declared, what reruns, what is restored."""
 
-import os
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers import PARAMS, ROOT, STAGES
+from helpers import ENVIRONMENT, PARAMS, ROOT, STAGES, edit_params, execute, repro
 from ruamel.yaml import YAML
 
 DVC_YAML: dict[str, Any] = YAML(typ="safe").load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))
-ENVIRONMENT = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "DVC_NO_ANALYTICS": "1"}
-
-
-def execute(folder: Path, *command: str) -> str:
-    result = subprocess.run(command, cwd=folder, env=ENVIRONMENT, capture_output=True, text=True)
-    assert result.returncode == 0, result.stdout + result.stderr
-    return result.stdout
-
-
-def repro(folder: Path) -> tuple[list[str], list[str]]:
-    """The stages that ran, and those restored from the run cache."""
-    output = execute(folder, "dvc", "repro")
-    return re.findall(r"Running stage '(\w+)'", output), re.findall(r"Stage '(\w+)' is cached", output)
-
-
-def edit_params(folder: Path, section: str, name: str, value: Any) -> None:
-    yaml = YAML()
-    content = yaml.load((folder / "params.yaml").read_text(encoding="utf-8"))
-    assert content[section][name] != value
-    content[section][name] = value
-    with (folder / "params.yaml").open("w", encoding="utf-8") as file:
-        yaml.dump(content, file)
-
-
-@pytest.fixture(scope="module")
-def reproduced(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A repository of this code on the sample, everything run and committed; not to be changed."""
-    folder = tmp_path_factory.mktemp("reproduced")
-    tracked = execute(ROOT, "git", "ls-files", "-z", "--cached", "--others", "--exclude-standard").split("\0")
-    for name in filter(None, tracked):
-        if (ROOT / name).is_file() and not name.startswith(("reports/", "dvc.lock")):
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(ROOT / name, folder / name)
-    with (folder / "params.yaml").open("w", encoding="utf-8") as file:
-        YAML().dump(PARAMS, file)
-    execute(folder, "git", "init", "--quiet")
-    assert repro(folder) == (list(STAGES), [])
-    execute(folder, "git", "add", "--all")
-    execute(folder, "git", "-c", "user.name=test", "-c", "user.email=test@localhost", "commit", "--quiet", "-m", "all")
-    return folder
-
-
-@pytest.fixture
-def repository(reproduced: Path, tmp_path: Path) -> Path:
-    folder = tmp_path / "repository"
-    shutil.copytree(reproduced, folder, symlinks=True)
-    return folder
 
 
 def declared(stage: str) -> set[str]:

@@ -1,3 +1,7 @@
+import signal
+import subprocess
+import sys
+
 import pytest
 
 from pipeline.errors import DataError, FetchError, ParamsError, PipelineError, run
@@ -14,7 +18,7 @@ def test_an_expected_error_is_one_line_and_its_exit_code(
         raise error
 
     with pytest.raises(SystemExit) as stop:
-        run(main)
+        run(main, stop_on=())
     assert stop.value.code == code
     assert capsys.readouterr().err == "error: x\n"
 
@@ -24,4 +28,17 @@ def test_an_unexpected_error_keeps_its_traceback() -> None:
         raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
-        run(main)
+        run(main, stop_on=())
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_is_one_line_and_its_exit_code_and_what_is_open_is_closed(number: signal.Signals) -> None:
+    program = (
+        "import os\nfrom pipeline.errors import run\n"
+        "def main():\n try: os.kill(os.getpid(), NUMBER)\n"
+        " except Exception: print('held up')\n finally: print('closed')\n"
+        "run(main)"
+    ).replace("NUMBER", str(int(number)))
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert (result.returncode, result.stdout) == (128 + number, "closed\n")
+    assert result.stderr == f"error: stopped by {number.name}; nothing half-written is left, run it again\n"

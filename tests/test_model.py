@@ -1,3 +1,4 @@
+import json
 from pathlib import Path
 
 import numpy as np
@@ -105,4 +106,31 @@ def test_a_file_that_is_no_safetensors_is_one_line(tmp_path: Path, content: byte
     path = tmp_path / "model.safetensors"
     path.write_bytes(content)
     with pytest.raises(DataError, match=r"is not what the train stage writes"):
+        load_model(path)
+
+
+@pytest.mark.parametrize(
+    "lie",
+    [
+        {"shape": [2**40, 3136]},  # more than the file holds, or any memory
+        {"shape": [128, 3135]},
+        {"shape": [-1, 3136]},
+        {"dtype": "F64"},
+        {"dtype": "F16"},
+        {"dtype": "I32"},  # as long, and so only ours to notice
+        {"shape": [3136, 128]},
+        {"data_offsets": [0, 2**50]},
+        {"data_offsets": [8, 0]},
+    ],
+)
+def test_a_model_that_lies_about_its_shapes_is_one_line(tmp_path: Path, lie: dict[str, object]) -> None:
+    path = tmp_path / "model.safetensors"
+    save_model(path, CNN().state_dict(), INFO)
+    content = path.read_bytes()
+    length = int.from_bytes(content[:8], "little")
+    header = json.loads(content[8 : 8 + length])
+    header["dense1.weight"] |= lie
+    changed = json.dumps(header).encode()
+    path.write_bytes(len(changed).to_bytes(8, "little") + changed + content[8 + length :])
+    with pytest.raises(DataError, match=r"is not what the train stage writes \([^\n]+\); make it again"):
         load_model(path)

@@ -3,6 +3,9 @@ from typing import Any
 
 import pytest
 from helpers import PARAMS, ROOT, STAGES, set_params
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from ruamel.yaml import YAML
 
 from pipeline.errors import ParamsError
 from pipeline.params import Params, load_params
@@ -75,8 +78,9 @@ def test_all_faults_of_a_section_are_told_at_once(workspace: Path) -> None:
         "error: params.yaml: train.learning_rate must be less than or equal to 1, got 2",
         "error: params.yaml: train.max_shift is missing; add it",
         "error: params.yaml: train.device is missing; add it",
+        "error: params.yaml: train.checkpoint_every is missing; add it",
         "error: params.yaml: train.decay is not a parameter; train has seed, epochs, batch_size, learning_rate, "
-        "schedule, max_shift, keep, device",
+        "schedule, max_shift, keep, device, checkpoint_every",
     ]
 
 
@@ -131,4 +135,51 @@ def test_a_stage_with_bad_params_touches_no_file(workspace: Path, stage: str) ->
     set_params(**{stage: {"unknown": 1}})
     with pytest.raises(ParamsError, match=rf"^params.yaml: {stage}\.unknown is not a parameter"):
         STAGES[stage].main()
+    assert [path.name for path in workspace.iterdir()] == ["params.yaml"]
+
+
+values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
+    max_leaves=8,
+)
+hostile = settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+
+
+@hostile
+@given(section=st.sampled_from(sorted(PARAMS)), data=st.data(), value=values)
+def test_any_value_is_taken_as_it_is_or_refused_by_name(
+    workspace: Path, section: str, data: st.DataObject, value: Any
+) -> None:
+    name = data.draw(st.sampled_from(sorted(PARAMS[section])))
+    with Path("params.yaml").open("w", encoding="utf-8") as file:
+        YAML(typ="safe").dump({section: PARAMS[section] | {name: value}}, file)
+    try:
+        loaded = load_params(section, MODELS[section])
+    except ParamsError as error:
+        faults = str(error).split("\nerror: ")
+        assert all(fault.startswith((f"params.yaml: {section}.{name}", "params.yaml is not")) for fault in faults)
+    else:
+        assert getattr(loaded, name) == value
+
+
+@hostile
+@given(content=st.binary(max_size=200) | st.text(max_size=200).map(str.encode))
+def test_any_bytes_are_refused_as_a_params_file(workspace: Path, content: bytes) -> None:
+    Path("params.yaml").write_bytes(content)
+    assert message().startswith("params.yaml")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "train: !!python/object/apply:os.mkdir [escaped]",
+        "train: !!python/object/new:os.mkdir [escaped]",
+        "train: !!python/name:os.mkdir",
+        "!!python/object/apply:pathlib.Path.mkdir [escaped]: 1",
+    ],
+)
+def test_no_yaml_tag_executes_anything(workspace: Path, text: str) -> None:
+    write(text)
+    assert message().startswith("params.yaml is not valid YAML")
     assert [path.name for path in workspace.iterdir()] == ["params.yaml"]

@@ -5,12 +5,14 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from pipeline.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from pipeline.data import TensorInfo
 from pipeline.errors import ParamsError
 from pipeline.model import CNN
 from pipeline.training import (
     EVALUATION_BATCH,
     Epoch,
+    Snapshot,
     TensorDigits,
     choose_device,
     fit,
@@ -128,3 +130,34 @@ def test_a_device_that_is_not_here_is_refused(monkeypatch: pytest.MonkeyPatch) -
 def test_keeping_freed_memory_is_harmless_where_it_does_not_apply(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("platform.libc_ver", lambda: ("musl", ""))
     keep_freed_memory()
+
+
+@pytest.mark.parametrize("schedule", ["one-cycle", "constant"])
+def test_from_every_snapshot_training_goes_on_to_the_same_bits(finished: Path, tmp_path: Path, schedule: str) -> None:
+    """Each goes through its file, as after a kill; 500 images are 16 steps an epoch."""
+    train, validation = (
+        load_digits(finished / f"data/tensors/{name}.safetensors", CPU) for name in ("train", "validation")
+    )
+    paths: list[Path] = []
+
+    def save(snapshot: Snapshot) -> None:
+        paths.append(tmp_path / str(len(paths)) / "checkpoint")  # alone in its folder, which is pruned
+        values = snapshot.values | {"epoch": snapshot.epoch, "done": snapshot.done}
+        save_checkpoint(paths[-1], Checkpoint(snapshot.tensors, values))
+
+    def run(**settings: Any) -> tuple[list[Epoch], CNN]:
+        make_deterministic(1)
+        network = CNN()
+        return list(fit(network, train, validation, **RECIPE | {"schedule": schedule}, **settings)), network
+
+    plain, expected = run()
+    history, network = run(save=save, save_every=6)
+    assert history == plain
+    assert len(paths) == 6  # twice within each epoch and once after it
+    for path in paths:
+        saved = load_checkpoint(path)
+        assert saved
+        snapshot = Snapshot(saved.values["epoch"], saved.values["done"], saved.tensors, saved.values)
+        rest, network = run(resume=snapshot)
+        assert rest == plain[snapshot.epoch - 1 :]
+        assert all(torch.equal(a, b) for a, b in zip(network.parameters(), expected.parameters(), strict=True))

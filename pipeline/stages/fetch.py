@@ -162,7 +162,7 @@ def fetch(params: FetchParams, folder: Path) -> str:
                     copy_verified(DATASETS[params.dataset], open_file, folder, name)
                 return name
             except FAILURES as error:
-                if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+                if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
                     raise  # the fault is this disk's, not the source's
                 failures.append(f"{name}: {error}")
     error_type = DataError if params.sources == ["directory"] else FetchError

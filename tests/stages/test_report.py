@@ -1,3 +1,4 @@
+import json
 import re
 import subprocess
 import sys
@@ -8,6 +9,7 @@ import pandas as pd
 import pytest
 from helpers import files_under, set_params
 
+from pipeline.data import load_digits, save_digits
 from pipeline.errors import DataError
 from pipeline.stages import report
 
@@ -22,9 +24,11 @@ class Page(HTMLParser):
         super().__init__()
         self.addresses: list[str] = []
         self.alternatives: list[str] = []
+        self.tags: set[str] = set()
         self.feed(text)
 
     def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        self.tags.add(tag)
         for name, value in attributes:
             if name in ("src", "href", "xlink:href"):
                 self.addresses.append(value or "")
@@ -72,3 +76,22 @@ def test_a_missing_or_damaged_input_is_one_line_and_leaves_the_page(finished_wor
     with pytest.raises(DataError, match=rf"^reports/{name} is missing; run the stages before this one"):
         report.main()
     assert REPORT.read_bytes() == before
+
+
+def test_html_in_a_class_name_is_text(finished_workspace: Path) -> None:
+    hostile = '$\\frac$<script>alert(1)</script><img src="http://x/" onerror=alert(1)>"&\''
+    digits, info = load_digits(report.TEST)
+    names = (*info.classes[:-1], hostile)
+    save_digits(report.TEST, digits, info.model_copy(update={"classes": names, "dataset": hostile}))
+    predictions = pd.read_csv(PREDICTIONS)
+    predictions.loc[:1, ["label", "prediction", "confidence"]] = [[9, 1, 1.0], [1, 9, 1.0]]
+    predictions.to_csv(PREDICTIONS, index=False)
+    metrics = json.loads(report.METRICS.read_text(encoding="utf-8"))
+    metrics["per_class"][hostile] = metrics["per_class"].pop("9")
+    report.METRICS.write_text(json.dumps(metrics), encoding="utf-8")
+    report.main()
+    text = REPORT.read_text(encoding="utf-8")
+    page = Page(text)
+    assert "script" not in page.tags
+    assert all(address.startswith(("data:", "#")) for address in page.addresses)
+    assert f"{hostile} read as 1" in page.alternatives

@@ -1,7 +1,13 @@
+import hashlib
+import json
 import os
+import pty
+import shutil
 import subprocess
 import sys
+import termios
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pandas as pd
@@ -9,6 +15,7 @@ import pytest
 import torch
 from helpers import set_params
 
+from pipeline.checkpoint import Checkpoint, save_checkpoint
 from pipeline.data import load_digits, save_digits
 from pipeline.errors import PipelineError
 from pipeline.model import CNN, load_model
@@ -35,12 +42,50 @@ def test_the_model_and_its_history_are_written(finished_workspace: Path) -> None
     assert info.dataset == "sample"
 
 
-def test_every_process_gives_the_same_bytes(finished_workspace: Path) -> None:
-    seen = set()
-    for hash_seed, locale, zone in (("0", "C", "UTC"), ("1", "C.UTF-8", "Asia/Tokyo")):
-        run_train(PYTHONHASHSEED=hash_seed, LC_ALL=locale, TZ=zone).check_returncode()
-        seen.add((MODEL.read_bytes(), HISTORY.read_bytes()))
-    assert len(seen) == 1
+@pytest.mark.parametrize(
+    "environment",
+    [
+        {"PYTHONHASHSEED": "0", "LC_ALL": "C", "TZ": "UTC"},
+        {"PYTHONHASHSEED": "1", "LC_ALL": "C.UTF-8", "TZ": "Asia/Tokyo"},
+        {
+            "PYTHONHASHSEED": "random",
+            "LANG": "de_DE.UTF-8",
+            "TZ": "America/St_Johns",
+            "PYTHONUTF8": "0",
+            "COLUMNS": "40",
+        },
+    ],
+)
+def test_no_environment_changes_the_bytes(finished_workspace: Path, environment: dict[str, str]) -> None:
+    before = MODEL.read_bytes(), HISTORY.read_bytes()
+    run_train(**environment).check_returncode()
+    assert (MODEL.read_bytes(), HISTORY.read_bytes()) == before
+
+
+def test_another_folder_changes_no_byte(finished_workspace: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    folder = tmp_path_factory.mktemp("elsewhere") / "in a folder, deeper — ü"
+    shutil.copytree(finished_workspace, folder)
+    (folder / MODEL).unlink()
+    subprocess.run([sys.executable, "-m", "pipeline.stages.train"], cwd=folder, check=True, stdout=subprocess.DEVNULL)
+    assert (folder / MODEL).read_bytes() == MODEL.read_bytes()
+    assert (folder / HISTORY).read_bytes() == HISTORY.read_bytes()
+
+
+def test_a_terminal_changes_no_byte(finished_workspace: Path) -> None:
+    """With one there is a progress bar, which reads the loss within an epoch."""
+    before = MODEL.read_bytes(), HISTORY.read_bytes()
+    ours, theirs = pty.openpty()
+    termios.tcsetwinsize(theirs, (24, 100))
+    process = subprocess.Popen([sys.executable, "-m", "pipeline.stages.train"], stdout=theirs, stderr=theirs)
+    os.close(theirs)
+    shown = b""
+    with suppress(OSError):  # EIO: the other end is closed
+        while chunk := os.read(ours, 4096):
+            shown += chunk
+    os.close(ours)
+    assert process.wait() == 0
+    assert b"epoch 1/2: 100%" in shown
+    assert (MODEL.read_bytes(), HISTORY.read_bytes()) == before
 
 
 def test_another_seed_gives_another_model(finished_workspace: Path) -> None:
@@ -122,3 +167,94 @@ def test_bad_params_are_exit_code_2(finished_workspace: Path) -> None:
         2,
         "error: params.yaml: train.batch_size must be greater than 0, got 0\n",
     )
+
+
+def kill_after(saves: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have the training end, as by a kill, right after it has written so many checkpoints."""
+    count = 0
+
+    def save_and_die(path: Path, content: Checkpoint) -> None:
+        nonlocal count
+        save_checkpoint(path, content)
+        count += 1
+        if count == saves:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as context, pytest.raises(KeyboardInterrupt):
+        context.setattr(train, "save_checkpoint", save_and_die)
+        train.main()
+
+
+@pytest.mark.parametrize("keep", ["best", "last"])
+@pytest.mark.parametrize(
+    ("every", "saves", "message"),
+    [
+        (0, 1, "resuming after epoch 1 of 3"),
+        (0, 3, "resuming after epoch 3 of 3"),
+        (5, 2, "resuming after epoch 0 of 3 and 320 images"),
+        (5, 6, "resuming after epoch 1 of 3 and 320 images"),
+    ],
+)
+def test_a_resumed_training_gives_the_bytes_of_an_uninterrupted_one(
+    finished_workspace: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    keep: str,
+    every: int,
+    saves: int,
+    message: str,
+) -> None:
+    set_params(train={"epochs": 3, "keep": keep})
+    train.main()
+    expected = MODEL.read_bytes(), HISTORY.read_bytes()
+    set_params(train={"epochs": 3, "keep": keep, "checkpoint_every": every})
+    kill_after(saves, monkeypatch)
+    MODEL.unlink()
+    HISTORY.unlink()  # as DVC does
+    set_params(train={"epochs": 3, "keep": keep, "checkpoint_every": 7})  # the cadence is no part of the fingerprint
+    capsys.readouterr()
+    train.main()
+    assert capsys.readouterr().out.splitlines()[0] == message
+    assert (MODEL.read_bytes(), HISTORY.read_bytes()) == expected
+    assert list(Path(".checkpoints").iterdir()) == []
+
+
+def test_a_damaged_checkpoint_is_a_warning_and_training_starts_anew(
+    finished_workspace: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = MODEL.read_bytes()
+    kill_after(1, monkeypatch)
+    (path,) = Path(".checkpoints").iterdir()
+    path.write_bytes(path.read_bytes()[:-1])
+    capsys.readouterr()
+    train.main()
+    output = capsys.readouterr()
+    assert output.err.startswith(f"warning: the checkpoint {path} is damaged (")
+    assert output.out.splitlines()[0].startswith("epoch 1/2")
+    assert MODEL.read_bytes() == before
+
+
+@pytest.mark.parametrize(("name", "value"), [("seed", 2), ("epochs", 3), ("learning_rate", 0.003), ("keep", "last")])
+def test_another_trainings_checkpoint_is_left_alone(
+    finished_workspace: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    name: str,
+    value: object,
+) -> None:
+    kill_after(1, monkeypatch)
+    others = list(Path(".checkpoints").iterdir())
+    set_params(train={name: value})
+    capsys.readouterr()
+    train.main()
+    assert "resuming" not in capsys.readouterr().out
+    assert list(Path(".checkpoints").iterdir()) == others
+
+
+def test_the_receipt_tells_the_environment_under_the_models_hash(finished_workspace: Path) -> None:
+    (path,) = Path("receipts").iterdir()
+    assert path.stem == hashlib.md5(MODEL.read_bytes()).hexdigest()
+    receipt = json.loads(path.read_text(encoding="utf-8"))
+    assert receipt["device"] == "cpu"
+    assert receipt["threads"] == torch.get_num_threads()
+    assert receipt["torch"] == torch.__version__.partition("+")[0] or receipt["torch"] == torch.__version__

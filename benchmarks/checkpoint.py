@@ -1,0 +1,50 @@
+"""What checkpoints cost: their time as a share of the training's, both measured in the same run on the real MNIST.
+
+Run: python -m benchmarks.checkpoint, where the tensors are. Pairing whole trainings would drown the share in the
+machine's noise.
+"""
+
+import tempfile
+from pathlib import Path
+from time import perf_counter
+
+import torch
+
+from pipeline.checkpoint import Checkpoint, checkpoint_path, load_checkpoint, save_checkpoint
+from pipeline.model import CNN
+from pipeline.params import load_params
+from pipeline.stages.train import TENSORS, TrainParams
+from pipeline.training import Snapshot, fit, keep_freed_memory, load_digits, make_deterministic
+
+
+def main() -> None:
+    params = load_params("train", TrainParams)
+    paths = [TENSORS / f"{name}.safetensors" for name in ("train", "validation")]
+    train, validation = (load_digits(path, torch.device("cpu")) for path in paths)
+    saving: list[float] = []
+    with tempfile.TemporaryDirectory(dir=".") as name:
+        path = Path(name) / "checkpoint"
+
+        def save(snapshot: Snapshot) -> None:
+            start = perf_counter()
+            save_checkpoint(path, Checkpoint(snapshot.tensors, snapshot.values))
+            saving.append(perf_counter() - start)
+
+        keep_freed_memory()
+        make_deterministic(params.seed)
+        recipe = params.model_dump(exclude={"keep", "device", "checkpoint_every"})
+        start = perf_counter()
+        checkpoint_path(paths, params=params.model_dump())
+        load_checkpoint(path)
+        preparing = perf_counter() - start
+        start = perf_counter()
+        epochs = len(list(fit(CNN(), train, validation, **recipe, save=save, save_every=params.checkpoint_every)))
+        total = perf_counter() - start
+        size = path.stat().st_size
+    share = (preparing + sum(saving)) / (total - sum(saving))
+    print(f"training {total - sum(saving):.1f} s; {epochs} epochs, {len(saving)} checkpoints of {size / 1e6:.1f} MB")
+    print(f"checkpoints {sum(saving):.3f} s, fingerprint {preparing:.3f} s: {share:.2%} of the training")
+
+
+if __name__ == "__main__":
+    main()

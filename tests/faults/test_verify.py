@@ -1,0 +1,187 @@
+"""The verify command on a repository of this code on the sample, in real processes."""
+
+import hashlib
+import json
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from helpers import ENVIRONMENT, execute, files_under
+
+MODEL = "models/model.safetensors"
+GIT = ("git", "-c", "user.name=test", "-c", "user.email=test@localhost")
+
+
+def verify(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "pipeline", "verify", *arguments],
+        cwd=folder,
+        env=ENVIRONMENT,
+        capture_output=True,
+        text=True,
+    )
+
+
+def commit(folder: Path) -> None:
+    execute(folder, *GIT, "commit", "--quiet", "--all", "--message", "doctored")
+
+
+def state(folder: Path) -> dict[str, bytes]:
+    """Every file but DVC's and Git's notes of what they have looked at."""
+    return {
+        name: content
+        for name, content in files_under(folder).items()
+        if not name.startswith((".dvc/tmp", ".dvc/config.local")) and "__pycache__" not in name
+    }
+
+
+def test_a_clean_clone_is_the_same_and_nothing_of_the_users_changes(repository: Path, tmp_path: Path) -> None:
+    clone = tmp_path / "clone with a space"
+    execute(tmp_path, "git", "clone", "--quiet", str(repository), str(clone))
+    (clone / "params.yaml").write_text("the user is at work here")
+    before = state(clone)
+    result = verify(clone)
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert result.stdout.splitlines()[-1].startswith("same: ")
+    assert "train       same" in result.stdout
+    assert state(clone) == before
+    assert execute(clone, "git", "worktree", "list").count("\n") == 1
+
+
+def test_the_receipt_for_machines(repository: Path) -> None:
+    result = verify(repository, "--json")
+    receipt = json.loads(result.stdout)
+    assert (result.returncode, receipt["verdict"], receipt["first_different"]) == (0, "same", None)
+    assert set(receipt["stages"]) == {"fetch", "preprocess", "train", "evaluate", "report"}
+    assert receipt["environment"]["maker"] == receipt["environment"]["here"]
+    assert receipt["environment"]["here"]["device"] == "cpu"
+
+
+def doctor_a_metric(folder: Path) -> None:
+    path = folder / "reports/metrics.json"
+    path.write_text(path.read_text(encoding="utf-8").replace('"accuracy": 0.', '"accuracy": 0.9'), encoding="utf-8")
+
+
+def doctor_with_its_lock(name: str, stage: str, folder: Path) -> None:
+    """Change a byte and let DVC take it for the stage's own."""
+    path = folder / name
+    path.write_bytes(path.read_bytes()[:-1] + bytes([path.read_bytes()[-1] ^ 1]))
+    execute(folder, "dvc", "commit", "--force", stage)
+
+
+def doctor_the_cache(folder: Path) -> None:
+    """The data's object itself, as every checkout would give it."""
+    lock = (folder / "dvc.lock").read_text(encoding="utf-8")
+    md5 = lock.split("path: data/tensors/train.safetensors\n      hash: md5\n      md5: ")[1][:32]
+    path = folder / ".dvc/cache/files/md5" / md5[:2] / md5[2:]
+    path.chmod(0o644)
+    path.write_bytes(path.read_bytes()[:-1] + b"\7")
+
+
+@pytest.mark.parametrize(
+    ("how", "name", "stage", "said"),
+    [
+        ("file", "reports/metrics.json", "evaluate", "evaluate: reports/metrics.json in the commit has md5 "),
+        ("lock", "reports/metrics.json", "evaluate", "reports/metrics.json: dvc.lock says "),
+        ("lock", MODEL, "train", f"{MODEL}: dvc.lock says "),
+        ("lock", "data/tensors/test.safetensors", "preprocess", "data/tensors/test.safetensors: dvc.lock says "),
+        ("lock", "data/raw/t10k-labels-idx1-ubyte", "fetch", "data/raw: dvc.lock says "),
+        ("cache", "", "", "data/tensors/train.safetensors in the cache is not what its name "),
+        ("workspace", MODEL, "train", f"train: {MODEL} in the workspace has md5 "),
+        ("workspace", "data/raw/t10k-labels-idx1-ubyte", "fetch", "fetch: data/raw in the workspace has md5 "),
+    ],
+)
+def test_what_is_doctored_is_caught_and_named(repository: Path, how: str, name: str, stage: str, said: str) -> None:
+    if how == "cache":
+        doctor_the_cache(repository)
+    elif how == "lock":
+        doctor_with_its_lock(name, stage, repository)
+    elif how == "workspace":
+        (repository / name).write_bytes((repository / name).read_bytes() + b"\0")
+    else:
+        doctor_a_metric(repository)
+    if how in ("file", "lock"):
+        commit(repository)
+    result = verify(repository)
+    assert result.returncode == 1, result.stdout + result.stderr
+    assert said in result.stdout
+    assert result.stdout.splitlines()[-1].startswith("different: ")
+
+
+def test_a_machine_that_differs_is_told_of_instead(repository: Path) -> None:
+    """The receipt of a run elsewhere, which rounded otherwise."""
+    doctor_with_its_lock(MODEL, "train", repository)
+    (honest,) = (repository / "receipts").iterdir()
+    environment = json.loads(honest.read_text(encoding="utf-8")) | {"processor": "Another", "threads": 64}
+    md5 = hashlib.md5((repository / MODEL).read_bytes()).hexdigest()
+    honest.rename(honest.with_name(f"{md5}.json"))
+    honest.with_name(f"{md5}.json").write_text(json.dumps(environment), encoding="utf-8")
+    execute(repository, "git", "add", "--all")
+    commit(repository)
+    result = verify(repository)
+    assert result.returncode == 2, result.stdout + result.stderr
+    assert "the model's maker: processor Another, here " in result.stdout
+    assert result.stdout.splitlines()[-1] == (
+        "cannot tell: train differs, but so does this machine: processor, threads"
+    )
+
+
+def test_what_cannot_be_run_is_exit_code_2_and_one_line(repository: Path) -> None:
+    (repository / "params.yaml").write_text("train: {}", encoding="utf-8")
+    commit(repository)
+    result = verify(repository)
+    assert result.returncode == 2
+    assert result.stderr.splitlines()[-1].startswith(
+        "error: cannot tell: the stage fetch did not run to its end: error: params.yaml: the section 'fetch' is missing"
+    )
+    execute(repository, "git", "rm", "--quiet", "dvc.lock")
+    commit(repository)
+    assert "error: cannot tell: HEAD holds no dvc.lock" in verify(repository).stderr
+    for rev in ("nowhere", "--help"):
+        result = verify(repository, f"--rev={rev}")
+        assert (result.returncode, result.stderr.count("\n")) == (2, 1)
+    assert verify(repository, "--unknown").returncode == 2
+
+
+def test_an_earlier_commit_is_verified_by_its_own_code(repository: Path) -> None:
+    (repository / "pipeline/stages/train.py").write_text("raise SystemExit(9)", encoding="utf-8")
+    commit(repository)
+    assert verify(repository, "--rev", "HEAD~1").returncode == 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_stopped_it_leaves_no_worktree_and_no_process(repository: Path, tmp_path: Path, number: signal.Signals) -> None:
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "pipeline", "verify"],
+        cwd=repository,
+        env=ENVIRONMENT | {"TMPDIR": str(temporary)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stderr
+    while "Running stage 'train'" not in process.stderr.readline():
+        assert process.poll() is None
+    process.send_signal(number)
+    stderr = process.communicate()[1]
+    assert process.returncode == 128 + number
+    assert f"error: stopped by {number.name}; nothing half-written is left, run it again\n" in stderr
+    assert [path for path in temporary.iterdir() if path.name.startswith("verify-")] == []
+    assert execute(repository, "git", "worktree", "list").count("\n") == 1
+    assert not processes_in(temporary)
+
+
+def processes_in(folder: Path) -> list[str]:
+    """The numbers of those that work in `folder`."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            if str((process / "cwd").readlink()).startswith(str(folder)):
+                found.append(process.name)
+        except OSError:
+            continue
+    return found
