@@ -28,8 +28,8 @@ class Checkpoint(NamedTuple):
 
 def checkpoint_path(inputs: list[Path], **facts: Any) -> Path:
     """The place for a training on these files, with these facts (as JSON), by the code loaded now."""
-    modules = list(sys.modules.items())
-    code = {module.__file__ for name, module in modules if name == "__main__" or name.startswith("pipeline.")}
+    modules = [module for name, module in sys.modules.items() if name == "__main__" or name.startswith("pipeline.")]
+    code = {getattr(module, "__file__", None) for module in modules}  # an interactive __main__ has none
     digests = sorted(file_digest(Path(path)) for path in code if path) + [file_digest(path) for path in inputs]
     content = json.dumps([digests, facts], sort_keys=True)
     return FOLDER / f"{hashlib.sha256(content.encode()).hexdigest()[:32]}.safetensors"

@@ -2,7 +2,9 @@
 
 import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -10,6 +12,18 @@ os.environ["OMP_NUM_THREADS"] = "1"  # before torch is loaded: two test processe
 
 from helpers import PARAMS, ROOT, STAGES, execute, repro, set_params
 from ruamel.yaml import YAML
+
+if TYPE_CHECKING:
+    from prefect_api import Api
+
+
+@pytest.fixture(scope="session")
+def api(tmp_path_factory: pytest.TempPathFactory) -> "Iterator[Api]":
+    """A Prefect server of its own."""
+    from prefect_api import running_server  # only now: most tests do without Prefect
+
+    with running_server(tmp_path_factory.mktemp("prefect")) as api:
+        yield api
 
 
 @pytest.fixture(scope="session")

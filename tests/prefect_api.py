@@ -1,7 +1,9 @@
 """A real Prefect server on loopback, and looks at what it shows."""
 
+import json
 import os
 import socket
+import subprocess
 import time
 from collections.abc import Callable, Iterator, Set
 from contextlib import contextmanager
@@ -9,9 +11,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import httpx
-from toy import WAIT
+from toy import WAIT, start_pipeline
 
-from pipeline.serve import server
+from pipeline.serve import answers, server
 from pipeline.supervisor import Lifeline
 
 T = TypeVar("T")
@@ -36,6 +38,9 @@ class Api:
     def __init__(self, url: str) -> None:
         self.url = url
 
+    def answers(self) -> bool:
+        return answers(self.url)
+
     def post(self, path: str, content: dict[str, Any]) -> Any:
         response = httpx.post(f"{self.url}/{path}", json=content, timeout=60)
         response.raise_for_status()
@@ -49,6 +54,12 @@ class Api:
     def last_run(self, besides: Set[str] = frozenset()) -> dict[str, Any]:
         """The newest run that is not one of `besides`, once it is there."""
         return self.wait_for(lambda: [run for run in self.runs() if run["id"] not in besides])[0]
+
+    def run_named(self, state: str, besides: Set[str] = frozenset()) -> dict[str, Any]:
+        """The first run that ended in the state of that name and is not one of `besides`."""
+        return self.wait_for(
+            lambda: [run for run in self.runs(state={"name": {"any_": [state]}}) if run["id"] not in besides]
+        )[-1]
 
     def ended(self, run: dict[str, Any]) -> dict[str, Any]:
         """The run, once it is in a final state."""
@@ -79,9 +90,15 @@ class Api:
 
         return self.wait_for(read)
 
+    def events(self, run: dict[str, Any], name: str) -> list[dict[str, Any]]:
+        about = {"id": [f"prefect.flow-run.{run['id']}"]}
+        found = self.post("events/filter", {"filter": {"event": {"name": [name]}, "any_resource": about}})
+        events: list[dict[str, Any]] = found["events"]
+        return events
+
     def artifacts(self, run: dict[str, Any]) -> dict[str, Any]:
         found = self.post("artifacts/filter", {"artifacts": {"flow_run_id": {"any_": [run["id"]]}}})
-        return {artifact["key"]: artifact["data"] for artifact in found}
+        return {a["key"]: json.loads(a["data"]) if a["type"] == "table" else a["data"] for a in found}
 
     def wait_for(self, look: Callable[[], list[T]]) -> list[T]:
         deadline = time.monotonic() + WAIT
@@ -89,3 +106,26 @@ class Api:
             assert time.monotonic() < deadline, "waited in vain"
             time.sleep(0.2)
         return found
+
+
+def run(folder: Path, api: Api, *arguments: str) -> tuple[int, str, dict[str, Any]]:
+    """`python -m pipeline run` to its end: exit code, output, the flow run."""
+    before = {run["id"] for run in api.runs()}
+    process = start_pipeline(folder, api.url, "run", *arguments)
+    output, _ = process.communicate()
+    return process.returncode, output, api.ended(api.last_run(before))
+
+
+def start(folder: Path, api: Api, *arguments: str) -> tuple["subprocess.Popen[str]", dict[str, Any]]:
+    before = {run["id"] for run in api.runs()}
+    process = start_pipeline(folder, api.url, "run", *arguments)
+    return process, api.last_run(before)
+
+
+def finish(process: "subprocess.Popen[str]") -> str:
+    output, _ = process.communicate()
+    return output
+
+
+def message(thing: dict[str, Any]) -> str:
+    return str(thing["state"]["message"])

@@ -1,20 +1,16 @@
 """What DVC says, of a real DVC: its wording is the contract that graph.py rests on."""
 
 import re
-import subprocess
 from pathlib import Path
 
 import pytest
-from toy import STAY, assert_that_nothing_is_left, execute, make_workspace, wait_for_pids
+from toy import execute, make_workspace
 
 from pipeline.errors import PipelineError
 from pipeline.graph import (
     Action,
-    BusyError,
     Outcome,
     StageError,
-    StageTimeoutError,
-    environment,
     look,
     parse_dot,
     parse_outcomes,
@@ -190,24 +186,6 @@ def test_what_dvc_itself_refuses_is_a_failure_in_its_words(tmp_path: Path) -> No
     (folder / "only.py").unlink()
     with pytest.raises(StageError, match=r"only failed: exit code 1\n.*only.py"):
         run(folder, "only")
-
-
-def test_a_stage_past_its_time_ends_with_its_children(tmp_path: Path) -> None:
-    folder = make_workspace(tmp_path / "late", {"only": STAY})
-    with pytest.raises(StageTimeoutError, match=r"only was ended after 4 seconds, the meta.timeout of dvc.yaml"):
-        run(folder, "only", timeout=4)
-    assert_that_nothing_is_left(folder, [])
-
-
-def test_who_is_at_work_is_named(tmp_path: Path) -> None:
-    folder = make_workspace(tmp_path / "busy", {"only": STAY})
-    person = subprocess.Popen(["dvc", "repro"], cwd=folder, env=environment(), stdout=subprocess.DEVNULL)
-    processes = wait_for_pids(folder)
-    with pytest.raises(BusyError, match=rf"^process {person.pid}: .*dvc repro$"):
-        run(folder, "only")
-    (folder / "go").touch()
-    assert person.wait() == 0
-    assert_that_nothing_is_left(folder, processes)
 
 
 def test_settings_are_the_meta_of_dvc_yaml(tmp_path: Path) -> None:

@@ -60,6 +60,10 @@ child.kill()
 """
 
 
+# Counts its attempts
+ATTEMPTS = "tries = Path('tries'); tries.write_text(tries.read_text() + '.' if tries.exists() else '.')\n"
+
+
 def wait_until(condition: Callable[[], object]) -> None:
     deadline = time.monotonic() + WAIT
     while not condition():
@@ -93,12 +97,12 @@ def processes_in(folder: Path) -> list[psutil.Process]:
     return found
 
 
-def start_pipeline(folder: Path, url: str, *arguments: str) -> "subprocess.Popen[str]":
-    """`python -m pipeline ARGUMENTS` in `folder`, against the Prefect server at `url`."""
+def start_pipeline(folder: Path, url: str, *arguments: str, home: Path | None = None) -> "subprocess.Popen[str]":
+    """`python -m pipeline ARGUMENTS` in `folder`, against the Prefect server at `url`, whose data are in `home`."""
     return subprocess.Popen(
         [sys.executable, "-m", "pipeline", *arguments],
         cwd=folder,
-        env=environment() | {"PREFECT_API_URL": url},
+        env=environment() | {"PREFECT_API_URL": url} | ({"PREFECT_HOME": str(home)} if home else {}),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

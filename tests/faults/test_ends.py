@@ -1,0 +1,113 @@
+"""How flow runs end, in real processes against a real server: what is left behind, and who works meanwhile."""
+
+import signal
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+from prefect_api import Api, finish, message, run, start
+from toy import ATTEMPTS, STAY, assert_that_nothing_is_left, make_workspace, wait_for_pids, wait_until
+
+from pipeline.graph import environment
+
+
+def cancel(process: "subprocess.Popen[str]", flow_run: dict[str, Any], api: Api) -> None:
+    api.post(f"flow_runs/{flow_run['id']}/set_state", {"state": {"type": "CANCELLING"}, "force": False})
+
+
+def interrupt(process: "subprocess.Popen[str]", flow_run: dict[str, Any], api: Api) -> None:
+    process.send_signal(signal.SIGINT)
+
+
+def terminate(process: "subprocess.Popen[str]", flow_run: dict[str, Any], api: Api) -> None:
+    process.terminate()
+
+
+@pytest.mark.parametrize(
+    ("end", "state"),
+    [(cancel, "Cancelled"), (interrupt, "Cancelled"), (terminate, "Crashed")],
+    ids=["cancel", "SIGINT", "SIGTERM"],
+)
+def test_a_run_that_is_ended_leaves_nothing_behind(tmp_path: Path, api: Api, end: Any, state: str) -> None:
+    folder = make_workspace(tmp_path / "ended", {"only": STAY, "after": ""}, {"after": ["only"]})
+    process, flow_run = start(folder, api)
+    processes = wait_for_pids(folder)
+    end(process, flow_run, api)
+    output = finish(process)
+    assert process.returncode != 0
+    assert api.ended(flow_run)["state"]["name"] == state, output
+    assert_that_nothing_is_left(folder, processes)
+
+
+def test_a_run_that_is_killed_leaves_nothing_behind_and_frees_the_workspace(tmp_path: Path, api: Api) -> None:
+    folder = make_workspace(tmp_path / "killed", {"only": STAY})
+    process, _ = start(folder, api)
+    processes = wait_for_pids(folder)
+    process.kill()
+    finish(process)
+    wait_until(lambda: not any(process.is_running() for process in processes))
+    (folder / "go").touch()
+    _, _, flow_run = run(folder, api, "--wait-seconds", "0")
+    assert flow_run["state"]["name"] == "Completed"
+    assert_that_nothing_is_left(folder, [])
+
+
+def test_a_stage_past_its_time_fails_the_run(tmp_path: Path, api: Api) -> None:
+    folder = make_workspace(tmp_path / "late", {"only": STAY}, timeout=4)
+    _, _, flow_run = run(folder, api)
+    assert message(flow_run) == "only was ended after 4 seconds, the meta.timeout of dvc.yaml"
+    assert_that_nothing_is_left(folder, [])
+
+
+def test_two_runs_in_one_workspace(tmp_path: Path, api: Api) -> None:
+    """The second is skipped or waits, as asked, and names the first."""
+    folder = make_workspace(tmp_path / "shared", {"only": STAY})
+    first, first_run = start(folder, api)
+    wait_for_pids(folder)
+    holder = f"flow run {first_run['name']} (process {first.pid}, since "
+    code, _, skipped = run(folder, api, "--when-busy", "skip")
+    assert (code, skipped["state"]["name"]) == (0, "Skipped")
+    assert message(skipped).startswith(holder)
+    code, _, given_up = run(folder, api, "--wait-seconds", "0")
+    assert (code, given_up["state"]["name"]) == (1, "Failed")
+    assert message(given_up).startswith(f"gave up after 0 seconds: {holder}")
+    second, second_run = start(folder, api)
+    assert any(line.startswith(f"waiting for {holder}") for line in api.logs(second_run, containing="waiting for"))
+    (folder / "go").touch()
+    finish(first), finish(second)
+    assert api.ended(first_run)["state"]["name"] == "Completed"
+    assert api.ended(second_run)["state"]["name"] == "Unchanged"
+
+
+def test_a_run_beside_a_persons_dvc_repro(tmp_path: Path, api: Api) -> None:
+    folder = make_workspace(tmp_path / "person", {"only": STAY})
+    person = subprocess.Popen(["dvc", "repro"], cwd=folder, env=environment(), stdout=subprocess.DEVNULL)
+    wait_for_pids(folder)
+    _, _, skipped = run(folder, api, "--when-busy", "skip")
+    assert skipped["state"]["name"] == "Skipped"
+    assert message(skipped).startswith(f"process {person.pid}: ")
+    waiting, waiting_run = start(folder, api)
+    api.logs(waiting_run, containing=f"waiting for process {person.pid}: ")
+    (folder / "go").touch()
+    finish(waiting)
+    assert person.wait() == 0
+    assert api.ended(waiting_run)["state"]["type"] == "COMPLETED"
+    assert (folder / "only.txt").is_file()
+
+
+def test_a_stage_that_is_killed_is_tried_once_more(tmp_path: Path, api: Api) -> None:
+    script = ATTEMPTS + "import os\nif len(tries.read_text()) < 2: os.kill(os.getpid(), 9)"
+    folder = make_workspace(tmp_path / "killed", {"only": script}, retry_delay=0.1)
+    _, _, flow_run = run(folder, api)
+    assert api.states(flow_run, {"only": "Completed"}) == {"only": "Completed"}
+    assert (folder / "tries").read_text() == ".."
+
+
+def test_a_stage_that_is_killed_again_has_failed(tmp_path: Path, api: Api) -> None:
+    folder = make_workspace(
+        tmp_path / "killed", {"only": ATTEMPTS + "import os; os.kill(os.getpid(), 9)"}, retry_delay=0.1
+    )
+    _, _, flow_run = run(folder, api)
+    assert message(flow_run).startswith("only failed: killed by signal 9\n")
+    assert (folder / "tries").read_text() == ".."

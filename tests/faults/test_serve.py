@@ -1,0 +1,114 @@
+"""From nothing to scheduled runs: `serve` with a server of its own, on the sample of real digits."""
+
+import shutil
+import signal
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import psutil
+from helpers import ROOT, STAGES, edit_params
+from prefect_api import Api, free_port, message
+from toy import STAY, make_workspace, processes_in, start_pipeline, wait_for_pids, wait_until
+
+from pipeline.graph import environment
+
+RAN = dict.fromkeys(STAGES, "Completed")
+RETRAINED = RAN | {"fetch": "Skipped", "preprocess": "Skipped"}
+RESTORED = {stage: "Restored" if state == "Completed" else state for stage, state in RETRAINED.items()}
+MODEL = Path("models/model.safetensors")
+
+
+def test_scheduled_runs_end_to_end(repository: Path, tmp_path: Path) -> None:
+    """All runs, then what a change affects, then its undoing is restored; Ctrl-C leaves nothing behind."""
+    shutil.rmtree(repository / ".dvc" / "cache")
+    (repository / "dvc.lock").unlink()
+    url = f"http://127.0.0.1:{free_port()}/api"
+    serve = start_pipeline(repository, url, "serve", "--interval", "5", home=tmp_path / "prefect")
+    api = Api(url)
+    try:
+        wait_until(api.answers)
+        first = api.run_named("Completed")
+        assert list(api.states(first, RAN)) == list(STAGES)
+        assert any(line.startswith("epoch 1/2: train loss") for line in api.logs(first, containing="epoch 2/2"))
+        artifacts = api.artifacts(first)
+        assert {"plan", "metrics", "params", "report"} <= artifacts.keys()
+        assert [row["stage"] for row in artifacts["plan"]] == list(STAGES)
+        assert "reports/index.html" in artifacts["report"]
+
+        model = (repository / MODEL).read_bytes()
+        edit_params(repository, "train", "learning_rate", 0.002)
+        changed = api.run_named("Completed", besides={first["id"]})
+        assert api.states(changed, RETRAINED) == RETRAINED
+        assert "params.yaml train.learning_rate 0.004 → 0.002" in api.artifacts(changed)["plan"][2]["why"]
+        assert (repository / MODEL).read_bytes() != model
+
+        edit_params(repository, "train", "learning_rate", 0.004)
+        undone = api.run_named("Completed", besides={first["id"], changed["id"]})
+        assert api.states(undone, RESTORED) == RESTORED
+        assert (repository / MODEL).read_bytes() == model
+    finally:
+        serve.send_signal(signal.SIGINT)
+        output, _ = serve.communicate()
+    assert f"Prefect's pages: {url.removesuffix('/api')}" in output
+    wait_until(lambda: not processes_in(repository))
+    assert not api.answers()
+
+
+def test_without_a_server_there_is_one_for_the_run(tmp_path: Path) -> None:
+    folder = make_workspace(tmp_path / "alone", {"only": ""})
+    result = subprocess.run(
+        ["python", "-m", "pipeline", "run"], cwd=folder, env=environment(), capture_output=True, text=True, check=True
+    )
+    assert "Starting temporary server" in result.stderr
+    assert "Finished in state Completed" in result.stderr
+
+
+def test_a_killed_run_is_marked_crashed_and_frees_the_schedule(tmp_path: Path, api: Api) -> None:
+    """Nothing of it is left but a run that looks alive, until its heartbeats, 30 seconds apart, are missed."""
+    folder = make_workspace(tmp_path / "zombie", {"only": STAY})
+    shutil.copyfile(ROOT / "automations.json", folder / "automations.json")
+    serve = start_pipeline(folder, api.url, "serve", "--interval", "15")
+    processes = wait_for_pids(folder)
+    [zombie] = api.runs(state={"name": {"any_": ["Running"]}})
+    wait_until(lambda: api.events(zombie, "prefect.flow-run.heartbeat"))
+    for process in [psutil.Process(serve.pid), *psutil.Process(serve.pid).children()]:
+        process.kill()
+    serve.communicate()
+    wait_until(lambda: not any(process.is_running() for process in processes))
+    wait_until(lambda: not processes_in(folder))
+    assert api.ended(zombie)["state"]["name"] == "Crashed"
+    assert message(api.ended(zombie)) == "No heartbeat for 90 seconds: its process is gone"
+
+    (folder / "go").touch()
+    before = {run["id"] for run in api.runs(state={"name": {"any_": ["Completed"]}})}
+    serve = start_pipeline(folder, api.url, "serve", "--interval", "15")
+    assert api.states(api.run_named("Completed", before), {"only": "Completed"}) == {"only": "Completed"}
+    serve.send_signal(signal.SIGINT)
+    serve.communicate()
+
+
+def test_a_worker_does_once_what_was_missed(tmp_path: Path, api: Api) -> None:
+    """The deployment of prefect.yaml, its schedule hurried, in a process pool whose worker comes late."""
+    folder = make_workspace(tmp_path / "pool", {"only": "print('seen')"})
+    (folder / "pipeline").symlink_to(ROOT / "pipeline")
+    deployment = (ROOT / "prefect.yaml").read_text(encoding="utf-8")
+    (folder / "prefect.yaml").write_text(deployment.replace('cron: "0 3 * * *"', "interval: 5"), encoding="utf-8")
+    variables = environment() | {"PREFECT_API_URL": api.url, "MNIST_WORKSPACE": str(folder)}
+    for command in (["work-pool", "create", "mnist", "--type", "process"], ["--no-prompt", "deploy", "--all"]):
+        result = subprocess.run(["prefect", *command], cwd=folder, env=variables, capture_output=True, text=True)
+        assert result.returncode == 0, result.stdout + result.stderr
+    before = {run["id"] for run in api.runs(state={"name": {"any_": ["Completed"]}})}
+    late = api.wait_for(lambda: enough(api.runs(state={"name": {"any_": ["Late"]}})))
+    worker = subprocess.Popen(["prefect", "worker", "start", "--pool", "mnist"], cwd=folder, env=variables)
+    done = api.run_named("Completed", before)
+    worker.send_signal(signal.SIGINT)
+    worker.wait()
+    assert api.states(done, {"only": "Completed"}) == {"only": "Completed"}
+    assert "seen" in api.logs(done, containing="seen")
+    others = {run["id"] for run in late} - {done["id"]}
+    assert {run["state"]["type"] for run in api.runs(id={"any_": sorted(others)})} == {"CANCELLED"}
+
+
+def enough(runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return runs if len(runs) > 2 else []
