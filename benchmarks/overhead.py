@@ -18,9 +18,9 @@ ROUNDS = 7
 ENVIRONMENT = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
 
 
-def seconds(folder: Path, *command: str) -> float:
+def seconds(folder: Path, *command: str, **variables: str) -> float:
     start = perf_counter()
-    subprocess.run(command, cwd=folder, env=ENVIRONMENT, check=True, stdout=subprocess.DEVNULL)
+    subprocess.run(command, cwd=folder, env=ENVIRONMENT | variables, check=True, stdout=subprocess.DEVNULL)
     return perf_counter() - start
 
 
