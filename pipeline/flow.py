@@ -26,6 +26,7 @@ from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.filters import FlowRunFilter
 from prefect.client.schemas.objects import State, StateType, TaskRun
 from prefect.client.schemas.sorting import FlowRunSort
+from prefect.context import FlowRunContext
 from prefect.futures import PrefectFuture, wait
 from prefect.states import Cancelled, Completed, Failed
 from prefect.task_runners import ThreadPoolTaskRunner
@@ -246,10 +247,11 @@ def cut_when_cancelled(lifeline: Lifeline) -> None:
 
 def merge_missed_runs(client: SyncPrefectClient) -> None:
     """Cancel this deployment's scheduled runs that are due by now: this run does their work."""
-    if deployment := runtime.deployment.id:
+    run = FlowRunContext.get()
+    if run and run.flow_run and (deployment := run.flow_run.deployment_id):  # runtime.deployment.id asks the server
         due = FlowRunFilter.model_validate(
             {
-                "deployment_id": {"any_": [deployment]},
+                "deployment_id": {"any_": [str(deployment)]},
                 "state": {"type": {"any_": ["SCHEDULED"]}},
                 "expected_start_time": {"before_": datetime.now(UTC)},
             }
