@@ -273,11 +273,11 @@ def publish_results(root: Path) -> None:
             lambda arguments: json.loads(ask(root, *arguments)),
             [("metrics", "diff", "--all", "--json"), ("params", "diff", "--json")],
         )
+    changes = [(name, change) for values in metrics.values() for name, change in values.items()]
     create_table_artifact(
         [
-            {"metric": name, "last commit": change.get("old"), "now": change.get("new"), "change": change.get("diff")}
-            for values in metrics.values()
-            for name, change in values.items()
+            {"metric": name, "last commit": change.get("old"), "now": change.get("new"), "change": rounded(change)}
+            for name, change in sorted(changes, key=lambda item: ("." in item[0], item[0]))  # what is nested last
         ],
         key="metrics",
         description="Metrics, and their change since the last commit",
@@ -292,4 +292,10 @@ def publish_results(root: Path) -> None:
         description="Parameters changed since the last commit",
     )
     if (root / REPORT).is_file():
-        create_link_artifact((root / REPORT).as_uri(), link_text=str(REPORT), key="report", description="The report")
+        address = (root / REPORT).as_uri()  # shown, because no browser goes from a server's page to a file
+        create_link_artifact(address, link_text=address, key="report", description="The report")
+
+
+def rounded(change: dict[str, Any]) -> float | None:
+    """The difference of two metrics without its binary dust."""
+    return float(f"{change['diff']:.6g}") if "diff" in change else None
