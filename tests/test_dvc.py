@@ -32,6 +32,7 @@ def test_a_stages_deps_are_the_modules_it_loads(stage: str) -> None:
     """Run in a fresh interpreter; the packages' own __init__ files are empty and so no deps."""
     program = (
         f"import runpy, sys; runpy.run_module('pipeline.stages.{stage}', run_name='loaded');"
+        "assert 'prefect' not in sys.modules;"
         "print(*(m.__file__ for n, m in list(sys.modules.items()) if n.partition('.')[0] == 'pipeline'), sep='\\n')"
     )
     output = execute(ROOT, sys.executable, "-c", program)
@@ -39,6 +40,14 @@ def test_a_stages_deps_are_the_modules_it_loads(stage: str) -> None:
     loaded.add(f"pipeline/stages/{stage}.py")
     code = {dep for dep in declared(stage) if dep.endswith(".py")}
     assert (loaded - code, code - loaded) == (set(), set()), "missing from, and superfluous in, deps of dvc.yaml"
+
+
+def test_the_stages_tests_do_without_prefect() -> None:
+    program = (
+        "import sys, pytest; code = pytest.main(['tests/stages', '--collect-only', '--quiet', '-n0']);"
+        "sys.exit(code or 'prefect' in sys.modules)"
+    )
+    execute(ROOT, sys.executable, "-c", program)
 
 
 def test_the_packages_init_files_are_empty() -> None:
