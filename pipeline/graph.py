@@ -87,7 +87,7 @@ class BusyError(PipelineError):
 def environment() -> dict[str, str]:
     """Stages are `python -m …`: the python that DVC's shell finds must be this one."""
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
-    return os.environ | {"PATH": path, "PYTHONUNBUFFERED": "1"}
+    return os.environ | {"PATH": path, "PYTHONUNBUFFERED": "1", "DVC_NO_ANALYTICS": "1"}
 
 
 def ask(root: Path, *arguments: str) -> str:
