@@ -19,10 +19,10 @@ from helpers import ENVIRONMENT, STAGES, edit_params, execute
 SHIM = Path(__file__).with_name("shim")
 EPOCHS, EVERY, BATCH, IMAGES = 3, 4, 32, 500
 STEPS = EPOCHS * 16
-OUTPUTS = {  # what each stage renames into place first
+OUTPUTS = {  # what each stage makes, the first of those too large for a full disk
     "fetch": "data/raw",
     "preprocess": "data/tensors/train.safetensors",
-    "train": "reports/history.csv",
+    "train": "models/model.safetensors",
     "evaluate": "reports/predictions.csv",
     "report": "reports/index.html",
 }
@@ -94,7 +94,7 @@ def test_after_a_kill_the_next_run_gives_the_same_bytes(
     before = (folder / "dvc.lock").read_bytes()
     killed = repro(folder, FAULT_KILL=moment, FAULT_SIGNAL="9")
     assert killed.returncode != 0
-    assert "pipeline.stages.train, exited with -9" in killed.stderr
+    assert re.search(r"pipeline\.stages\.train, exited with (-9|137)", killed.stderr)  # as the shell has it
     assert (folder / "dvc.lock").read_bytes() == before
     again = repro(folder)
     assert again.returncode == 0, again.stderr
@@ -119,7 +119,7 @@ def test_sigterm_is_one_line_and_leaves_nothing_half_written(fresh: Path, reprod
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_a_full_disk_is_one_line_and_leaves_nothing_half_written(fresh: Path, reproduced: Path, stage: str) -> None:
-    """No file of the stage may grow over 200 bytes."""
+    """No file of the stage may grow over 200 bytes: of what training writes, the learning curve's first line fits."""
     full = repro(fresh, FAULT_LIMIT=f"pipeline.stages.{stage}")
     assert full.returncode != 0
     (line,) = error_lines(full)

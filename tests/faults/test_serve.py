@@ -70,7 +70,7 @@ def test_a_killed_run_is_marked_crashed_and_frees_the_schedule(tmp_path: Path, a
     shutil.copyfile(ROOT / "automations.json", folder / "automations.json")
     serve = start_pipeline(folder, api.url, "serve", "--interval", "15")
     processes = wait_for_pids(folder)
-    [zombie] = api.runs(state={"name": {"any_": ["Running"]}})
+    [zombie] = api.runs(state={"name": {"any_": ["Running"]}}, deployment_id={"is_null_": False})
     wait_until(lambda: api.events(zombie, "prefect.flow-run.heartbeat"))
     for process in [psutil.Process(serve.pid), *psutil.Process(serve.pid).children()]:
         process.kill()
