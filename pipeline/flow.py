@@ -134,12 +134,25 @@ def bring_up_to_date(workspace: Workspace, stages: list[str] | None, force: bool
 
     graph, steps = patiently(workspace, decide)
     publish_plan(steps)
+    states = carry_out(workspace, graph, steps, force)
+    if did_anything(states) and (workspace.root / REPORT).is_file():
+        address = (workspace.root / REPORT).as_uri()  # shown, because no browser goes from a server's page to a file
+        create_link_artifact(address, link_text=address, key="report", description="The report")
+    return conclude(states)
+
+
+def carry_out(workspace: Workspace, graph: Graph, steps: list[Step], force: bool) -> dict[str, State[Any]]:
+    """Run the stages as tasks; return the state in which each ended."""
     futures = submit(workspace, graph, steps, force)
     wait(list(futures.values()))
     states = {stage: future.state for stage, future in futures.items()}
-    if any(state.name in (Outcome.RAN, Outcome.RESTORED) for state in states.values()):
+    if did_anything(states):
         publish_results(workspace.root)
-    return conclude(states)
+    return states
+
+
+def did_anything(states: dict[str, State[Any]]) -> bool:
+    return any(state.name in (Outcome.RAN, Outcome.RESTORED) for state in states.values())
 
 
 def submit(workspace: Workspace, graph: Graph, steps: list[Step], force: bool) -> dict[str, PrefectFuture[Any]]:
@@ -267,7 +280,7 @@ def publish_plan(steps: list[Step]) -> None:
 
 
 def publish_results(root: Path) -> None:
-    """Put metrics and parameters, with their change since the last commit, and the report on the run's page."""
+    """Put metrics and parameters, with their change since the last commit, on the run's page."""
     with ThreadPoolExecutor() as pool:
         metrics, params = pool.map(
             lambda arguments: json.loads(ask(root, *arguments)),
@@ -291,9 +304,6 @@ def publish_results(root: Path) -> None:
         key="params",
         description="Parameters changed since the last commit",
     )
-    if (root / REPORT).is_file():
-        address = (root / REPORT).as_uri()  # shown, because no browser goes from a server's page to a file
-        create_link_artifact(address, link_text=address, key="report", description="The report")
 
 
 def rounded(change: dict[str, Any]) -> float | None:

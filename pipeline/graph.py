@@ -31,6 +31,17 @@ from pipeline.supervisor import Command, Lifeline, StoppedError
 DVC = (sys.executable, "-m", "dvc", "--wait-for-lock")
 LINES_KEPT = 20  # of a failed stage's output
 KILLED = 128  # an exit code above it is this and the number of a signal
+ELSEWHERE = (  # what a Git hook or a person may have set, and what points away from the folder that is worked in
+    "GIT_DIR",
+    "GIT_COMMON_DIR",
+    "GIT_WORK_TREE",
+    "GIT_INDEX_FILE",
+    "GIT_OBJECT_DIRECTORY",
+    "GIT_ALTERNATE_OBJECT_DIRECTORIES",
+    "GIT_NAMESPACE",
+    "GIT_PREFIX",
+    "PYTHONSAFEPATH",
+)
 
 Graph = dict[str, set[str]]  # each stage, after those it depends on, with them
 
@@ -85,9 +96,10 @@ class BusyError(PipelineError):
 
 
 def environment() -> dict[str, str]:
-    """Stages are `python -m …`: the python that DVC's shell finds must be this one."""
+    """Stages are `python -m …`: the python that DVC's shell finds must be this one, and the code that of its folder."""
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
-    return os.environ | {"PATH": path, "PYTHONUNBUFFERED": "1", "DVC_NO_ANALYTICS": "1"}
+    ours = {name: value for name, value in os.environ.items() if name not in ELSEWHERE}
+    return ours | {"PATH": path, "PYTHONUNBUFFERED": "1", "DVC_NO_ANALYTICS": "1"}
 
 
 def ask(root: Path, *arguments: str) -> str:

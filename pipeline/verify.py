@@ -9,16 +9,16 @@ import json
 import re
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from pipeline.errors import PipelineError
+from pipeline.git import resolve
 from pipeline.graph import DVC, environment, read_yaml
 from pipeline.supervisor import Command, Lifeline
+from pipeline.worktree import link_source, worktree
 
 RECEIPTS = "receipts"  # written by the train stage: the environment that made a model, under its hash
 EXIT_CODES = {"same": 0, "different": 1, "unknown": 2}
@@ -76,8 +76,8 @@ class Receipt:
 
 def verify(root: Path, rev: str) -> Receipt:
     """Raise PipelineError where the commit cannot be run again."""
-    commit = git(root, "rev-parse", "--verify", "--quiet", "--end-of-options", f"{rev}^{{commit}}")
-    with worktree(root, commit) as (tree, temporary):
+    commit = resolve(root, rev)
+    with worktree(root, commit, "verify") as (tree, temporary):
         lock = read_yaml(tree / "dvc.lock").get("stages", {})
         if not lock:
             raise VerifyError(f"{rev} holds no dvc.lock to compare with; run dvc repro and commit it")
@@ -96,34 +96,6 @@ def verify(root: Path, rev: str) -> Receipt:
     return Receipt(commit, outs, damaged, maker, here, convicts)
 
 
-@contextmanager
-def worktree(root: Path, commit: str) -> Iterator[tuple[Path, Path]]:
-    """Yield the pipeline's folder in a worktree of `commit`, and the temporary folder around it; remove both."""
-    prefix = git(root, "rev-parse", "--show-prefix")
-    with tempfile.TemporaryDirectory(prefix="verify-") as name:
-        tree = Path(name).resolve() / "tree"
-        try:
-            git(root, "worktree", "add", "--quiet", "--detach", str(tree), commit)
-            yield tree / prefix, tree.parent
-        finally:
-            git(root, "worktree", "remove", "--force", str(tree))
-
-
-def git(root: Path, *arguments: str) -> str:
-    """Run git without the user's hooks, of which DVC's would check its files out; raise VerifyError."""
-    result = subprocess.run(
-        ["git", "-c", "core.hooksPath=/dev/null", *arguments],
-        cwd=root,
-        env=clean_environment(),
-        capture_output=True,
-        text=True,
-    )
-    if result.returncode:
-        reason = result.stderr.strip().removeprefix("fatal: ") or "no such commit here; name one that git log shows"
-        raise VerifyError(f"git {' '.join(arguments)}: {reason}")
-    return result.stdout.strip()
-
-
 def clean_environment() -> dict[str, str]:
     """Nothing that points git, DVC or Python elsewhere than at the worktree; a hook's GIT_DIR would."""
     strangers = ("GIT_", "DVC_", "PYTHONPATH", "PYTHONSAFEPATH")
@@ -137,14 +109,6 @@ def isolate(tree: Path, temporary: Path) -> None:
         f"[cache]\ndir = '{temporary / 'cache'}'\n",
         encoding="utf-8",
     )
-
-
-def link_source(root: Path, tree: Path) -> None:
-    """Let the fetch stage find the user's own folder of data; what it reads there it checks."""
-    folder = (read_yaml(tree / "params.yaml").get("fetch") or {}).get("directory")
-    if isinstance(folder, str) and (root / folder).is_dir() and not (tree / folder).exists():
-        (tree / folder).parent.mkdir(parents=True, exist_ok=True)
-        (tree / folder).symlink_to((root / folder).resolve())
 
 
 def reproduce_all(tree: Path) -> None:

@@ -170,7 +170,7 @@ def test_stopped_it_leaves_no_worktree_and_no_process(repository: Path, tmp_path
     stderr = process.communicate()[1]
     assert process.returncode == 128 + number
     assert f"error: stopped by {number.name}; nothing half-written is left, run it again\n" in stderr
-    assert [path for path in temporary.iterdir() if path.name.startswith("verify-")] == []
+    assert list((repository / ".dvc/tmp/worktrees").iterdir()) == [repository / ".dvc/tmp/worktrees/lock"]
     assert execute(repository, "git", "worktree", "list").count("\n") == 1
     assert not processes_in(temporary)
 

@@ -1,0 +1,174 @@
+"""What a commit gives with some parameters changed: its graph run as tasks, in a worktree that is gone afterwards.
+
+What is left of it is the Candidate, its data in DVC's cache and its stages in the run cache.
+"""
+
+import csv
+import functools
+import io
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from prefect.client.schemas.objects import State
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
+from pipeline import check
+from pipeline.errors import ParamsError
+from pipeline.files import atomic_write
+from pipeline.flow import Workspace, carry_out, conclude, publish_plan
+from pipeline.git import git
+from pipeline.graph import Step, ask, environment, flatten, look, plan, read_yaml
+from pipeline.supervisor import Lifeline
+from pipeline.worktree import link_source, share_cache, share_checkpoints, worktree
+
+PARAMS_FILE = "params.yaml"
+LOCK = "dvc.lock"
+METRICS = "reports/metrics.json"
+HISTORY = "reports/history.csv"
+PREDICTIONS = "reports/predictions.csv"
+RECEIPTS = "receipts"
+
+
+@dataclass(frozen=True)
+class Candidate:
+    commit: str  # whose code, data and, but for the changes, parameters these are
+    changes: dict[str, Any]
+    steps: list[Step]
+    states: dict[str, State[Any]]  # of the stages' tasks
+    state: State[Any]  # the worst of them; what follows is empty unless it is COMPLETED
+    lock: bytes
+    files: dict[str, bytes]  # what differs from the commit and belongs into Git, dvc.lock and params.yaml among them
+    metrics: dict[str, float]
+    validation_accuracy: float | None  # of the epoch that was kept
+    predictions: bytes
+
+
+def parse_changes(texts: Iterable[str]) -> dict[str, Any]:
+    """['train.seed=2'] → {'train.seed': 2}, values read as YAML; raise ParamsError."""
+    changes: dict[str, Any] = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not equals or not re.fullmatch(r"[^\s.]+(\.[^\s.]+)+", name):
+            raise ParamsError(f"--set {text}: must be SECTION.NAME=VALUE, such as train.learning_rate=0.002")
+        if name in changes:
+            raise ParamsError(f"--set {text}: {name} is set twice; set it once")
+        try:
+            changes[name] = YAML(typ="safe").load(value)
+        except YAMLError as error:
+            raise ParamsError(f"--set {text}: {value} is not valid YAML: {' '.join(str(error).split())}") from error
+    return changes
+
+
+def change_params(path: Path, changes: Mapping[str, Any]) -> None:
+    """Set values in params.yaml and leave all else of it as it is; raise ParamsError for what it has not."""
+    if not changes:
+        return
+    yaml = YAML()
+    yaml.preserve_quotes = True
+    yaml.width = 4096  # no line is broken
+    content = yaml.load(path.read_text(encoding="utf-8"))
+    known = flatten(content)
+    for name, value in changes.items():
+        if name not in known:
+            alike = [other for other in known if other.startswith(name.partition(".")[0] + ".")]
+            raise ParamsError(
+                f"--set {name}={value}: {path.name} has no parameter {name}; it has {', '.join(alike or content)}"
+            )
+        *sections, last = name.split(".")
+        functools.reduce(dict.__getitem__, sections, content)[last] = value
+    with atomic_write(path) as temporary, temporary.open("w", encoding="utf-8") as file:
+        yaml.dump(content, file)
+
+
+def run_isolated(root: Path, commit: str, changes: Mapping[str, Any], lifeline: Lifeline) -> Candidate:
+    """Bring the graph of `commit`, with `changes` to its parameters, up to date; to be called in a flow run.
+
+    Raises ParamsError before anything runs where a parameter is not what its stage allows.
+    """
+    with worktree(root, commit, "retrain") as (tree, beside):
+        share_cache(root, tree, beside)
+        share_checkpoints(root, tree)
+        change_params(tree / PARAMS_FILE, changes)
+        link_source(root, tree)
+        ask(tree, "checkout", "--quiet", "--allow-missing")
+        graph, stale = look(tree)
+        check_params(tree, stale.keys() & graph.keys())
+        steps = plan(tree, graph, stale)
+        publish_plan(steps)
+        states = carry_out(Workspace(tree, lifeline, "wait", 0), graph, steps, force=False)
+        share_receipts(root, tree)
+        return collect(tree, commit, changes, steps, states)
+
+
+def check_params(tree: Path, stages: Collection[str]) -> None:
+    """Let the stages' own models judge params.yaml; what is up to date has run with it before."""
+    ours = sorted(stage for stage in stages if (tree / "pipeline" / "stages" / f"{stage}.py").is_file())
+    if not ours:
+        return
+    command = [sys.executable, "-P", check.__file__, *ours]  # -P and PYTHONPATH: the code of `tree`, not of this folder
+    variables = environment() | {"PYTHONPATH": str(tree)}
+    result = subprocess.run(command, cwd=tree, env=variables, capture_output=True, text=True)
+    if result.returncode:
+        last = result.stderr.strip().rpartition("\n")[2]
+        raise ParamsError(result.stderr.strip().removeprefix("error: ") if result.returncode == 2 else last)
+
+
+def share_receipts(root: Path, tree: Path) -> None:
+    """Keep what tells of a model's making for when the model is only restored, and fetch it then."""
+    kept = root / ".dvc" / "tmp" / RECEIPTS
+    for receipt in (tree / RECEIPTS).glob("*.json"):
+        with atomic_write(kept / receipt.name) as temporary:
+            temporary.write_bytes(receipt.read_bytes())
+    for stage in read_yaml(tree / LOCK).get("stages", {}).values():
+        for out in stage.get("outs", []):
+            name = f"{out.get('md5')}.json"
+            found = next((folder / name for folder in (root / RECEIPTS, kept) if (folder / name).is_file()), None)
+            if found and not (tree / RECEIPTS / name).exists():
+                (tree / RECEIPTS).mkdir(exist_ok=True)
+                (tree / RECEIPTS / name).write_bytes(found.read_bytes())
+
+
+def collect(
+    tree: Path, commit: str, changes: Mapping[str, Any], steps: list[Step], states: dict[str, State[Any]]
+) -> Candidate:
+    state = conclude(states)
+    if not state.is_completed():
+        return Candidate(commit, dict(changes), steps, states, state, b"", {}, {}, None, b"")
+    changed = git(tree, "ls-files", "-z", "--modified", "--others", "--exclude-standard").split("\0")
+    kept = [tree / name for name in changed if name and (tree / name).is_file() and not (tree / name).is_symlink()]
+    return Candidate(
+        commit,
+        dict(changes),
+        steps,
+        states,
+        state,
+        lock=read(tree / LOCK),
+        files={str(path.relative_to(tree)): path.read_bytes() for path in kept},
+        metrics=read_metrics(read(tree / METRICS)),
+        validation_accuracy=read_validation_accuracy(read(tree / HISTORY), read_yaml(tree / PARAMS_FILE)),
+        predictions=read(tree / PREDICTIONS),
+    )
+
+
+def read(path: Path) -> bytes:
+    """The file's content, of which there is none where the graph makes no such file."""
+    return path.read_bytes() if path.is_file() else b""
+
+
+def read_metrics(content: bytes) -> dict[str, float]:
+    return flatten(json.loads(content)) if content else {}
+
+
+def read_validation_accuracy(history: bytes, params: Mapping[str, Any]) -> float | None:
+    """Of the epoch whose weights train keeps, the best or the last."""
+    rows = [float(row["validation_accuracy"]) for row in csv.DictReader(io.StringIO(history.decode()))]
+    if not rows:
+        return None
+    return max(rows) if params.get("train", {}).get("keep") == "best" else rows[-1]

@@ -1,0 +1,41 @@
+"""Git's command line, in a subprocess, without the hooks of whoever's repository it is."""
+
+import subprocess
+from pathlib import Path
+
+from pipeline.errors import PipelineError
+from pipeline.graph import environment
+
+NO_HOOKS = ("-c", "core.hooksPath=/dev/null")  # DVC's would check its files out
+
+
+class GitError(PipelineError):
+    """Git refused, in its own words."""
+
+
+def git(root: Path, *arguments: str, content: bytes = b"", **variables: str) -> str:
+    """What `git ARGUMENTS` prints in `root`, given `content` on its standard input."""
+    result = subprocess.run(
+        ["git", *NO_HOOKS, *arguments],
+        cwd=root,
+        env=environment() | variables,
+        input=content,
+        capture_output=True,
+    )
+    if result.returncode:
+        reason = result.stderr.decode(errors="replace").strip().removeprefix("fatal: ")
+        raise GitError(f"git {' '.join(arguments)}: {reason or f'exit code {result.returncode}'}")
+    return result.stdout.decode(errors="surrogateescape").strip()
+
+
+def resolve(root: Path, rev: str) -> str:
+    """The full hash of the commit that `rev` names."""
+    try:
+        return git(root, "rev-parse", "--verify", "--quiet", "--end-of-options", f"{rev}^{{commit}}")
+    except GitError as error:
+        raise GitError(f"{rev} is no commit here; name one that git log shows") from error
+
+
+def common_folder(root: Path) -> Path:
+    """Git's own folder, which all worktrees of a repository share."""
+    return (root / git(root, "rev-parse", "--git-common-dir")).resolve()

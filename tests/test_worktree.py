@@ -1,0 +1,126 @@
+"""Worktrees in real repositories: what they share, what they leave alone, and what becomes of them."""
+
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from toy import execute, make_workspace
+
+from pipeline.git import GitError, git, resolve
+from pipeline.worktree import FOLDER, share_cache, worktree
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from pipeline.worktree import worktree
+with worktree(Path.cwd(), "HEAD", "held") as (tree, _):
+    print(tree, flush=True)
+    time.sleep(600)
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return make_workspace(tmp_path / "a checkout", {"only": ""})
+
+
+def hold(folder: Path) -> tuple["subprocess.Popen[str]", Path]:
+    process = subprocess.Popen([sys.executable, "-c", HOLD], cwd=folder, stdout=subprocess.PIPE, text=True)
+    assert process.stdout
+    return process, Path(process.stdout.readline().rstrip("\n"))
+
+
+def left_in(folder: Path) -> list[str]:
+    return sorted(path.name for path in (folder / FOLDER).iterdir())
+
+
+def test_it_holds_the_commit_and_vanishes(folder: Path) -> None:
+    (folder / "only.py").write_text("what the person is at")
+    with worktree(folder, "HEAD", "try") as (tree, beside):
+        assert "what the person is at" not in (tree / "only.py").read_text()
+        (tree / "new").touch()
+        (beside / "site").mkdir()
+    assert left_in(folder) == ["lock"]
+    assert execute(folder, "git", "worktree", "list").count("\n") == 1
+    assert execute(folder, "git", "status", "--porcelain") == " M only.py\n"
+
+
+def test_what_a_killed_run_abandoned_is_pruned_and_what_lives_is_not(folder: Path) -> None:
+    dead, abandoned = hold(folder)
+    dead.send_signal(signal.SIGKILL)
+    dead.communicate()
+    assert abandoned.is_dir()
+    living, held = hold(folder)
+    assert not abandoned.exists()
+    with worktree(folder, "HEAD", "try"):
+        assert held.is_dir()
+        assert execute(folder, "git", "worktree", "list").count("\n") == 3
+    living.send_signal(signal.SIGINT)
+    living.communicate()
+    assert left_in(folder) == ["lock"]
+    assert not (folder / ".git" / "worktrees").exists() or not list((folder / ".git" / "worktrees").iterdir())
+
+
+def test_what_git_was_killed_at_is_pruned_too(folder: Path) -> None:
+    """Half a worktree: Git's notes say that it is being made."""
+    dead, abandoned = hold(folder)
+    dead.send_signal(signal.SIGKILL)
+    dead.communicate()
+    notes = folder / ".git" / "worktrees" / abandoned.name
+    (notes / "gitdir").unlink()
+    (notes / "locked").write_text("initializing")
+    (abandoned / ".git").unlink()
+    with worktree(folder, "HEAD", "try"):
+        assert not notes.exists()
+        assert not abandoned.exists()
+
+
+def test_neither_hooks_nor_variables_lead_it_elsewhere(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    hook = folder / ".git" / "hooks" / "post-checkout"
+    hook.write_text("#!/bin/sh\ntouch hooked\n")
+    hook.chmod(0o755)
+    monkeypatch.setenv("GIT_DIR", "/nowhere")
+    monkeypatch.setenv("GIT_INDEX_FILE", "/nowhere/index")
+    with worktree(folder, "HEAD", "try") as (tree, _):
+        assert not (tree / "hooked").exists()
+        assert git(tree, "status", "--porcelain") == ""
+
+
+def test_a_pipeline_in_a_subfolder_is_found_there(tmp_path: Path) -> None:
+    execute(tmp_path, "git", "init", "--quiet")
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "sub" / "file").write_text("here")
+    execute(tmp_path, "git", "add", "--all")
+    execute(
+        tmp_path, "git", "-c", "user.name=test", "-c", "user.email=test@localhost", "commit", "--quiet", "-m", "all"
+    )
+    with worktree(tmp_path / "sub", "HEAD", "try") as (tree, _):
+        assert (tree / "file").read_text() == "here"
+
+
+def test_dvc_has_there_the_cache_and_the_remotes_of_the_checkout(folder: Path, tmp_path: Path) -> None:
+    """Their paths are relative in the checkout's configuration, one for all, one for this machine."""
+    execute(folder, "dvc", "remote", "add", "--default", "shared", "../shared")
+    execute(folder, "dvc", "remote", "add", "--local", "own", "../own")
+    execute(folder, "git", "-c", "user.name=test", "-c", "user.email=test@localhost", "commit", "-qam", "remote")
+    execute(folder, "dvc", "repro")
+    execute(folder, "git", "add", "--all")
+    execute(folder, "git", "-c", "user.name=test", "-c", "user.email=test@localhost", "commit", "-qam", "lock")
+    with worktree(folder, "HEAD", "try") as (tree, beside):
+        share_cache(folder, tree, beside)
+        execute(tree, "dvc", "checkout")
+        assert (tree / "only.txt").read_text() == "only"
+        execute(tree, "dvc", "push")
+        execute(tree, "dvc", "push", "--remote", "own")
+        assert git(tree, "status", "--porcelain") == ""
+    for remote in ("shared", "own"):
+        assert [path.read_text() for path in (tmp_path / remote).rglob("*") if path.is_file()] == ["only"]
+
+
+def test_no_such_commit_is_one_line(folder: Path) -> None:
+    for rev in ("nowhere", "--help", "HEAD~9"):
+        with pytest.raises(GitError) as raised:
+            resolve(folder, rev)
+        assert str(raised.value) == f"{rev} is no commit here; name one that git log shows"
