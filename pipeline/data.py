@@ -29,7 +29,7 @@ DATASET_FILE = "dataset.json"  # beside the IDX files
 METADATA_KEY = "info"
 
 Bytes = NDArray[np.uint8]
-Info = TypeVar("Info", bound="TensorInfo")
+Info = TypeVar("Info", bound=BaseModel)
 
 
 class DatasetInfo(BaseModel):
@@ -130,7 +130,7 @@ def load_digits(path: Path) -> tuple[Digits, TensorInfo]:
         return Digits(file.get_tensor("images"), file.get_tensor("labels")), read_metadata(file, TensorInfo)
 
 
-def to_metadata(info: TensorInfo) -> dict[str, str]:
+def to_metadata(info: BaseModel) -> dict[str, str]:
     """One entry only: safetensors writes several in random order, and equal inputs must give equal bytes."""
     return {METADATA_KEY: info.model_dump_json()}
 

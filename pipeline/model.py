@@ -1,15 +1,15 @@
-"""The CNN, what it looks like inside, and its file."""
+"""The CNN and its file."""
 
 from collections import OrderedDict
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from pipeline.data import IMAGE_SIZE, TensorInfo, open_tensors, read_metadata, to_metadata, write_tensors
+from pipeline.data import TensorInfo, open_tensors, read_metadata, to_metadata, write_tensors
 
 
 class CNN(nn.Sequential):
@@ -35,25 +35,6 @@ class CNN(nn.Sequential):
             )
         )
         self.to(memory_format=torch.channels_last)  # what the convolution kernels work in
-
-
-class Layer(NamedTuple):
-    name: str
-    kind: str
-    shape: tuple[int, ...]  # of the output for one image
-    parameters: int
-
-
-def describe(network: nn.Sequential) -> list[Layer]:
-    """The output shape and parameter count of every layer, computed by passing one image through."""
-    layers = []
-    with torch.inference_mode():
-        values = next(network.parameters()).new_zeros(1, 1, IMAGE_SIZE, IMAGE_SIZE)
-        for name, layer in network.named_children():
-            values = layer(values)
-            count = sum(parameter.numel() for parameter in layer.parameters())
-            layers.append(Layer(name, type(layer).__name__, tuple(values.shape[1:]), count))
-    return layers
 
 
 class ModelInfo(TensorInfo):

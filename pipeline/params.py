@@ -23,7 +23,17 @@ P = TypeVar("P", bound=Params)
 
 
 def load_params(section: str, model: type[P]) -> P:
-    """Return `section` of ./params.yaml as `model`; raise ParamsError with every fault found.
+    """Return `section` of ./params.yaml as `model`; raise ParamsError with every fault found."""
+    values = load_section(section)
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        faults = [_describe(section, fault, model) for fault in error.errors()]
+        raise ParamsError("\nerror: ".join(faults)) from error
+
+
+def load_section(section: str) -> dict[str, Any]:
+    """Return `section` of ./params.yaml as it stands there; raise ParamsError where it is none.
 
     The file is read as DVC reads it, as YAML 1.2: `1e-3` is a number, `yes` is a string.
     """
@@ -33,11 +43,7 @@ def load_params(section: str, model: type[P]) -> P:
     values = sections[section]
     if not isinstance(values, dict):
         raise ParamsError(f"{PARAMS_FILE}: {section} must be a section of names and values, got {values!r}")
-    try:
-        return model.model_validate(values)
-    except ValidationError as error:
-        faults = [_describe(section, fault, model) for fault in error.errors()]
-        raise ParamsError("\nerror: ".join(faults)) from error
+    return values
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:

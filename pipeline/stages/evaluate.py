@@ -1,7 +1,8 @@
 """Measure the model on the test split, the only stage that touches it.
 
 Reads the section `evaluate` of params.yaml, models/model.safetensors and data/tensors/test.safetensors;
-writes reports/metrics.json and reports/predictions.csv. Run: python -m pipeline.stages.evaluate
+writes reports/metrics.json, reports/predictions.csv, reports/reliability.csv and reports/insides.safetensors.
+Run: python -m pipeline.stages.evaluate
 """
 
 import json
@@ -15,16 +16,20 @@ from numpy.typing import NDArray
 from pydantic import Field
 from sklearn.metrics import accuracy_score, classification_report
 
+from pipeline.calibration import calibration_error, reliability
 from pipeline.errors import DataError, run
 from pipeline.files import atomic_write
+from pipeline.insides import look_inside, save_insides
 from pipeline.model import load_model
 from pipeline.params import Params, load_params
-from pipeline.training import DeviceName, choose_device, load_digits, make_deterministic, predict
+from pipeline.training import DeviceName, choose_device, load_digits, make_deterministic, normalize, predict
 
 TEST = Path("data/tensors/test.safetensors")
 MODEL = Path("models/model.safetensors")
 METRICS = Path("reports/metrics.json")
 PREDICTIONS = Path("reports/predictions.csv")
+RELIABILITY = Path("reports/reliability.csv")
+INSIDES = Path("reports/insides.safetensors")
 
 
 class EvaluateParams(Params):
@@ -32,7 +37,7 @@ class EvaluateParams(Params):
     device: DeviceName
 
 
-def measure(predictions: pd.DataFrame, loss: float, classes: tuple[str, ...], calibration_bins: int) -> dict[str, Any]:
+def measure(predictions: pd.DataFrame, loss: float, classes: tuple[str, ...], bins: pd.DataFrame) -> dict[str, Any]:
     """Loss and fractions in [0, 1]: over all images and macro averages at the top, each class's own below."""
     label, prediction = predictions["label"], predictions["prediction"]
     report = classification_report(
@@ -43,9 +48,7 @@ def measure(predictions: pd.DataFrame, loss: float, classes: tuple[str, ...], ca
         "accuracy": accuracy_score(label, prediction),
         "loss": loss,
         **{name: report["macro avg"][theirs] for name, theirs in names.items()},
-        "expected_calibration_error": expected_calibration_error(
-            predictions["confidence"].to_numpy(), (label == prediction).to_numpy(), calibration_bins
-        ),
+        "expected_calibration_error": calibration_error(bins),
     }
     per_class = {
         class_name: {name: round(report[class_name][theirs], 6) for name, theirs in names.items()}
@@ -54,14 +57,11 @@ def measure(predictions: pd.DataFrame, loss: float, classes: tuple[str, ...], ca
     return {name: round(float(value), 6) for name, value in metrics.items()} | {"per_class": per_class}
 
 
-def expected_calibration_error(confidence: NDArray[np.float64], correct: NDArray[np.bool_], bins: int) -> float:
-    """Mean over images of |accuracy - confidence| of their bin; equal-width bins (https://arxiv.org/abs/1706.04599).
-
-    Written out because the library that has it, torchmetrics, takes longer to import than this stage to run.
-    """
-    bin_of = np.minimum((confidence * bins).astype(int), bins - 1)
-    gaps = np.bincount(bin_of, weights=correct - confidence, minlength=bins)
-    return float(np.abs(gaps).sum() / len(confidence))
+def choose_examples(predictions: pd.DataFrame) -> NDArray[np.int64]:
+    """The first image of each class that is read correctly, or the first where none is."""
+    wrong = predictions["label"] != predictions["prediction"]
+    first = predictions.assign(wrong=wrong).sort_values(["label", "wrong", "index"]).drop_duplicates("label")
+    return first["index"].to_numpy(dtype=np.int64, copy=True)
 
 
 def main() -> None:
@@ -83,9 +83,15 @@ def main() -> None:
         }
     )
     loss = F.cross_entropy(logits.double(), test.labels).item()
-    metrics = measure(predictions, loss, info.classes, params.calibration_bins)
-    with atomic_write(PREDICTIONS) as temporary:
-        predictions.to_csv(temporary, index=False)
+    correct = (predictions["label"] == predictions["prediction"]).to_numpy()
+    bins = reliability(predictions["confidence"].to_numpy(), correct, params.calibration_bins)
+    metrics = measure(predictions, loss, info.classes, bins)
+    examples = choose_examples(predictions)
+    insides = look_inside(network, normalize(test.images[examples], info), examples)
+    save_insides(INSIDES, insides)
+    for path, table in {PREDICTIONS: predictions, RELIABILITY: bins}.items():
+        with atomic_write(path) as temporary:
+            table.to_csv(temporary, index=False)
     with atomic_write(METRICS) as temporary:
         temporary.write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
     print(f"accuracy {metrics['accuracy']:.2%}, loss {metrics['loss']:.4f} on {len(predictions):,} test images")

@@ -1,11 +1,12 @@
-"""Draw what came out as one self-contained page.
+"""Draw what came out as one self-contained page, and the mistakes as an image for `dvc plots`.
 
-Reads the section `report` of params.yaml, reports/{metrics.json,history.csv,predictions.csv} and
-data/tensors/test.safetensors; writes reports/index.html. Run: python -m pipeline.stages.report
+Reads the section `report` of params.yaml (and shows those of preprocess and train), what train and evaluate wrote in
+reports/, and data/tensors/test.safetensors; writes reports/index.html and reports/mistakes.png.
+Run: python -m pipeline.stages.report
 """
 
 import base64
-import io
+import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -15,25 +16,29 @@ import numpy as np
 import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
-from matplotlib import rc_context
-from matplotlib.figure import Figure
-from PIL import Image
 from pydantic import Field
+from scipy.stats import binomtest
 
-from pipeline.data import Bytes, load_digits
+from pipeline import figures
+from pipeline.data import Bytes, TensorInfo, load_digits
 from pipeline.errors import DataError, run
 from pipeline.files import atomic_write
-from pipeline.params import Params, load_params
+from pipeline.insides import Insides, load_insides
+from pipeline.params import Params, load_params, load_section
 
 TEST = Path("data/tensors/test.safetensors")
 METRICS = Path("reports/metrics.json")
 HISTORY = Path("reports/history.csv")
 PREDICTIONS = Path("reports/predictions.csv")
+RELIABILITY = Path("reports/reliability.csv")
+INSIDES = Path("reports/insides.safetensors")
 REPORT = Path("reports/index.html")
-TEMPLATE = Path(__file__).with_name("report.html")
+MISTAKES = Path("reports/mistakes.png")
+TEMPLATES = Path(__file__).parent
 
-# Equal inputs give equal bytes: element ids come from this salt, text stays text, no date is written.
-SVG_STYLE: dict[Any, Any] = {"svg.hashsalt": "report", "svg.fonttype": "none", "font.family": "sans-serif"}
+NOTEBOOK_ACCURACY = 0.9911  # what the notebook reports, on MNIST
+CONFUSED_PAIRS = 8  # in the list of the most frequent
+MAP_COLUMNS = 8
 
 Result = TypeVar("Result")
 
@@ -42,35 +47,36 @@ class ReportParams(Params):
     mistakes: int = Field(ge=0, le=1000)  # images in the gallery
 
 
-def draw_learning_curves(history: pd.DataFrame) -> Figure:
-    figure = Figure(figsize=(9, 3.4), layout="constrained")
-    losses, accuracy = figure.subplots(1, 2)
-    losses.plot(history["epoch"], history["train_loss"], marker="o", label="train")
-    losses.plot(history["epoch"], history["validation_loss"], marker="o", label="validation")
-    losses.set(xlabel="epoch", ylabel="loss", xticks=history["epoch"])
-    losses.legend(frameon=False)
-    accuracy.plot(history["epoch"], 100 * history["validation_accuracy"], marker="o", color="C1")
-    accuracy.set(xlabel="epoch", ylabel="validation accuracy, %", xticks=history["epoch"])
-    return figure
+def headline(correct: int, images: int, dataset: str) -> dict[str, Any]:
+    """The accuracy with its Wilson interval of 95 %."""
+    interval = binomtest(correct, images).proportion_ci(method="wilson")
+    low, high = float(interval.low), float(interval.high)
+    notebook = NOTEBOOK_ACCURACY if dataset == "MNIST" else None
+    others = {"the notebook": notebook} if notebook else {}
+    chart = figures.draw_interval(correct / images, low, high, others)
+    return {
+        "errors": images - correct,
+        "images": images,
+        "low": low,
+        "high": high,
+        "notebook": notebook,
+        "chart": chart,
+    }
 
 
-def draw_confusion_matrix(predictions: pd.DataFrame, classes: list[str]) -> Figure:
-    """Rows are labels, columns predictions; colour shows the errors only, so that the diagonal does not drown them."""
+def count_confusions(predictions: pd.DataFrame, classes: int) -> pd.DataFrame:
+    """Images by label (rows) and prediction (columns)."""
     counts = pd.crosstab(predictions["label"], predictions["prediction"])
-    counts = counts.reindex(index=range(len(classes)), columns=range(len(classes)), fill_value=0)
-    errors = counts.to_numpy().copy()
-    np.fill_diagonal(errors, 0)
-    figure = Figure(figsize=(6.4, 5.6), layout="constrained")
-    axes = figure.subplots()
-    axes.imshow(errors, cmap="Reds", vmax=max(1, 1.5 * errors.max()))
-    for row, column in np.ndindex(errors.shape):
-        if count := int(counts.to_numpy()[row, column]):
-            axes.text(column, row, str(count), ha="center", va="center", fontsize=9)
-    axes.set(xlabel="prediction", ylabel="label", xticks=range(len(classes)), yticks=range(len(classes)))
-    names = [name if len(name) <= 20 else f"{name[:19]}…" for name in classes]
-    axes.set_xticklabels(names, rotation=0 if max(map(len, names)) < 4 else 60, parse_math=False)
-    axes.set_yticklabels(names, parse_math=False)
-    return figure
+    return counts.reindex(index=range(classes), columns=range(classes), fill_value=0)
+
+
+def most_confused(counts: pd.DataFrame) -> list[dict[str, int]]:
+    pairs = [
+        {"label": label, "prediction": prediction, "count": int(number)}
+        for (label, prediction), number in np.ndenumerate(counts.to_numpy())
+        if label != prediction and number
+    ]
+    return sorted(pairs, key=lambda pair: -pair["count"])[:CONFUSED_PAIRS]
 
 
 def most_confident_mistakes(predictions: pd.DataFrame, count: int) -> pd.DataFrame:
@@ -78,19 +84,63 @@ def most_confident_mistakes(predictions: pd.DataFrame, count: int) -> pd.DataFra
     return wrong.sort_values(["confidence", "index"], ascending=[False, True]).head(count)
 
 
-def to_svg(figure: Figure) -> Markup:
-    buffer = io.StringIO()
-    with rc_context(SVG_STYLE):
-        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
-    svg = buffer.getvalue()
-    return Markup(svg[svg.index("<svg") :])  # drawn by matplotlib, which escapes text itself
+def look_at(example: int, insides: Insides, image: Bytes, info: TensorInfo) -> dict[str, Any]:
+    """One image on its way through the network, as the page shows it."""
+    values = {name: outputs[example] for name, outputs in insides.outputs.items()}
+    logits = values[insides.layers[-1].name]
+    exponentials = np.exp(logits - logits.max())
+    maps = {
+        layer.name: figures.draw_maps(
+            values[layer.name].reshape(layer.shape if len(layer.shape) == 3 else (1, 1, -1)), MAP_COLUMNS
+        )
+        for layer in insides.layers[:-1]
+        if layer.kind != "Flatten"
+    }
+    return {
+        "image": figures.draw_digit(image),
+        "maps": maps,
+        "step": convolution_step(example, insides, image, info),
+        "logits": logits.tolist(),
+        "exponentials": exponentials.tolist(),
+        "probabilities": (exponentials / exponentials.sum()).tolist(),
+    }
 
 
-def to_png_url(image: Bytes) -> str:
-    """A uint8 [28, 28] image as a data URL, dark on light."""
-    buffer = io.BytesIO()
-    Image.fromarray(255 - image).save(buffer, format="PNG", optimize=True)
-    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
+def convolution_step(example: int, insides: Insides, image: Bytes, info: TensorInfo) -> dict[str, Any]:
+    """The numbers of one step of the first convolution and of the pooling after it, where they answer most."""
+    convolved, pooled = (insides.outputs[layer.name][example] for layer in insides.layers[:2])
+    channel, row, column = (int(place) for place in np.unravel_index(convolved.argmax(), convolved.shape))
+    kernel = insides.filters[channel, 0]
+    side = len(kernel)
+    border = (convolved.shape[-1] + side - 1 - image.shape[-1]) // 2
+    pixels = np.pad((image / 255 - info.mean) / info.std, border)
+    window = convolved.shape[-1] // pooled.shape[-1]
+    top, left = row // window, column // window
+    return {
+        "channel": channel,
+        "pixels": pixels[row : row + side, column : column + side].tolist(),
+        "weights": kernel.tolist(),
+        "bias": float(insides.biases[channel]),
+        "answer": float(convolved[channel, row, column]),
+        "block": convolved[channel, top * window :, left * window :][:window, :window].tolist(),
+        "largest": float(pooled[channel, top, left]),
+    }
+
+
+def render(**values: Any) -> str:
+    """The page; only its own script may run, and nothing may be loaded."""
+    environment = Environment(
+        loader=FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    script = (TEMPLATES / "report.js").read_text(encoding="utf-8")
+    style = (TEMPLATES / "report.css").read_text(encoding="utf-8")
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii")
+    own = {"script": Markup(script), "style": Markup(style), "script_hash": f"sha256-{digest}"}
+    return environment.get_template("report.html").render(**own, **values)
 
 
 def read_result(path: Path, parse: Callable[[Path], Result]) -> Result:
@@ -110,28 +160,50 @@ def read_json(path: Path) -> dict[str, Any]:
 def main() -> None:
     params = load_params("report", ReportParams)
     metrics = read_result(METRICS, read_json)
-    history, predictions = read_result(HISTORY, pd.read_csv), read_result(PREDICTIONS, pd.read_csv)
+    history, predictions, bins = (read_result(path, pd.read_csv) for path in (HISTORY, PREDICTIONS, RELIABILITY))
+    insides = load_insides(INSIDES)
     test, info = load_digits(TEST)
-    classes = list(info.classes)
-    mistakes = [
-        {
-            "image": to_png_url(test.images[row["index"], 0]),
-            "label": classes[row["label"]],
-            "prediction": classes[row["prediction"]],
-            "confidence": row["confidence"],
-        }
-        for row in most_confident_mistakes(predictions, params.mistakes).to_dict("records")
-    ]
-    environment = Environment(loader=FileSystemLoader(TEMPLATE.parent), autoescape=True, undefined=StrictUndefined)
-    page = environment.get_template(TEMPLATE.name).render(
+    counts = count_confusions(predictions, len(info.classes))
+    wrong = most_confident_mistakes(predictions, params.mistakes)
+    mistakes = [{"image": figures.draw_digit(test.images[row["index"], 0]), **row} for row in wrong.to_dict("records")]
+    page = render(
         dataset=info.dataset,
+        classes=[figures.shorten(name) for name in info.classes],
+        info=info,
         metrics=metrics,
-        images=len(predictions),
-        errors=int((predictions["label"] != predictions["prediction"]).sum()),
-        curves=to_svg(draw_learning_curves(history)),
-        confusion=to_svg(draw_confusion_matrix(predictions, classes)),
+        params={name: load_section(name) for name in ("preprocess", "train")},
+        result=headline(int((predictions["label"] == predictions["prediction"]).sum()), len(predictions), info.dataset),
+        history=history.to_dict("records"),
+        curves={
+            "Train and validation loss by epoch": figures.draw_losses(history),
+            "Validation accuracy by epoch": figures.draw_by_epoch(
+                history, "validation_accuracy", "validation accuracy, %", scale=100
+            ),
+            "Learning rate of each epoch's last step": figures.draw_by_epoch(history, "learning_rate", "learning rate"),
+        },
+        counts=counts.to_numpy().tolist(),
+        confused=most_confused(counts),
+        class_chart=figures.draw_classes(metrics["per_class"]),
         mistakes=mistakes,
+        reliability=figures.draw_reliability(bins),
+        bins=bins.to_dict("records"),
+        layers=insides.layers,
+        filters=figures.draw_maps(insides.filters[:, 0], MAP_COLUMNS),
+        filters_count=len(insides.filters),
+        filter_shape=insides.filters.shape[2:],
+        examples=[
+            {"label": info.classes[test.labels[index]], **look_at(place, insides, test.images[index, 0], info)}
+            for place, index in enumerate(insides.examples)
+        ],
     )
+    captions = [
+        f"{figures.shorten(info.classes[row['label']], 9)} → {figures.shorten(info.classes[row['prediction']], 9)}, "
+        f"{row['confidence']:.1%}"
+        for row in mistakes
+    ]
+    with atomic_write(MISTAKES) as temporary:
+        title = f"The {len(mistakes)} most confident mistakes: label → prediction, confidence"
+        figures.save_sheet(temporary, test.images[wrong["index"], 0], captions, title)
     with atomic_write(REPORT) as temporary:
         temporary.write_text(page, encoding="utf-8")
     print(f"{REPORT}: {metrics['accuracy']:.2%} accuracy, {len(mistakes)} mistakes shown")

@@ -8,11 +8,12 @@ import torch
 import torch.nn.functional as F
 from helpers import files_under, set_params
 
+from pipeline.calibration import calibration_error
 from pipeline.data import TensorInfo
 from pipeline.errors import DataError
+from pipeline.insides import load_insides
 from pipeline.model import load_model, save_model
 from pipeline.stages import evaluate
-from pipeline.stages.evaluate import expected_calibration_error
 from pipeline.training import load_digits
 
 METRICS = Path("reports/metrics.json")
@@ -54,11 +55,26 @@ def test_equal_inputs_give_equal_bytes(finished_workspace: Path) -> None:
     assert files_under(Path("reports")) == before
 
 
-def test_calibration_error_of_a_worked_example() -> None:
-    confidence = np.array([0.95, 0.95, 0.55, 0.55, 1.0])
-    correct = np.array([True, False, True, True, True])
-    # bin 0.9 to 1: mean confidence 2.9 / 3, accuracy 2 / 3; bin 0.5 to 0.6: 0.55 and 1
-    assert expected_calibration_error(confidence, correct, 10) == pytest.approx((0.9 + 0.9) / 5)
+def test_the_insides_are_of_an_image_of_each_class_read_correctly(finished_workspace: Path) -> None:
+    predictions = pd.read_csv(PREDICTIONS)
+    rows = predictions.iloc[load_insides(evaluate.INSIDES).examples]
+    assert list(rows["label"]) == list(range(10))
+    correct = predictions[predictions["label"] == predictions["prediction"]].groupby("label")["index"].min()
+    assert list(rows["index"]) == [correct[digit] for digit in range(10)]
+
+
+def test_the_insides_end_in_the_predictions(finished_workspace: Path) -> None:
+    insides = load_insides(evaluate.INSIDES)
+    logits = torch.from_numpy(insides.outputs["dense2"])
+    predictions = pd.read_csv(PREDICTIONS).iloc[insides.examples]
+    assert list(logits.argmax(1)) == list(predictions["prediction"])
+    np.testing.assert_allclose(logits.softmax(1).amax(1), predictions["confidence"], atol=2e-6)
+
+
+def test_the_reliability_table_gives_the_calibration_error(finished_workspace: Path) -> None:
+    table, metrics = pd.read_csv(evaluate.RELIABILITY), json.loads(METRICS.read_text())
+    assert (len(table), table["images"].sum()) == (15, 200)
+    assert metrics["expected_calibration_error"] == pytest.approx(calibration_error(table), abs=1e-6)
 
 
 def test_a_class_never_predicted_is_counted_without_a_warning(finished_workspace: Path) -> None:

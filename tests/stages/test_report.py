@@ -2,15 +2,19 @@ import json
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 from helpers import files_under, set_params
+from PIL import Image
 
 from pipeline.data import load_digits, save_digits
 from pipeline.errors import DataError
+from pipeline.insides import load_insides, save_insides
 from pipeline.stages import report
 
 REPORT = Path("reports/index.html")
@@ -24,16 +28,23 @@ class Page(HTMLParser):
         super().__init__()
         self.addresses: list[str] = []
         self.alternatives: list[str] = []
-        self.tags: set[str] = set()
+        self.tags: list[str] = []
+        self.ids: list[str] = []
         self.feed(text)
 
     def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
-        self.tags.add(tag)
+        self.tags.append(tag)
         for name, value in attributes:
             if name in ("src", "href", "xlink:href"):
                 self.addresses.append(value or "")
             if name == "alt":
                 self.alternatives.append(value or "")
+            if name == "id":
+                self.ids.append(value or "")
+
+
+def wrong() -> pd.DataFrame:
+    return pd.read_csv(PREDICTIONS).query("label != prediction")
 
 
 def test_the_page_shows_the_results_and_loads_nothing(finished_workspace: Path) -> None:
@@ -41,17 +52,94 @@ def test_the_page_shows_the_results_and_loads_nothing(finished_workspace: Path) 
     page = Page(text)
     assert all(address.startswith(("data:", "#")) for address in page.addresses)
     assert not re.search(r"url\((?!#)|@import", text)
-    wrong = pd.read_csv(PREDICTIONS).query("label != prediction")
-    assert f"{len(wrong)} of 200 sample test images are mistaken" in text
-    top = wrong.sort_values("confidence", ascending=False).head(5)
-    assert page.alternatives == [f"{row['label']} read as {row['prediction']}" for row in top.to_dict("records")]
+    assert f"{len(wrong())} of 200 sample test images are misread" in text
+    top = wrong().sort_values("confidence", ascending=False).head(5)
+    expected = [f"{row['label']} read as {row['prediction']}" for row in top.to_dict("records")]
+    assert [words for words in page.alternatives if "read as" in words] == expected
+    assert len(REPORT.read_bytes()) < 3 * 2**20
+
+
+def test_every_picture_has_words_in_its_place_and_every_id_is_its_own(finished_workspace: Path) -> None:
+    page = Page(REPORT.read_text(encoding="utf-8"))
+    assert all(page.alternatives)
+    assert len(page.alternatives) == page.tags.count("img")
+    assert len(page.ids) == len(set(page.ids))
+    assert {address[1:] for address in page.addresses if address.startswith("#")} <= set(page.ids)
+
+
+def test_the_figures_are_those_of_the_metrics(finished_workspace: Path) -> None:
+    """The same digits, not computed again."""
+    metrics = json.loads(report.METRICS.read_text(encoding="utf-8"))
+    doctored = metrics | {"f1": 0.1234, "loss": 7.6543, "expected_calibration_error": 0.4321}
+    doctored["per_class"]["3"]["recall"] = 0.2468
+    report.METRICS.write_text(json.dumps(doctored), encoding="utf-8")
+    report.main()
+    text = REPORT.read_text(encoding="utf-8")
+    assert all(figure in text for figure in ("0.1234", "7.6543", "0.4321", "0.2468"))
+
+
+def test_the_parameters_that_made_it_are_shown(finished_workspace: Path) -> None:
+    text = REPORT.read_text(encoding="utf-8")
+    for name, value in {"learning rate": "0.004", "schedule": "one-cycle", "validation size": "100"}.items():
+        assert f'<tr><th scope="row">{name}</th><td>{value}</td></tr>' in text
+
+
+def test_wilsons_interval_of_a_worked_example() -> None:
+    """Newcombe 1998, https://doi.org/10.1002/(SICI)1097-0258(19980430)17:8<857::AID-SIM777>3.0.CO;2-E, table I."""
+    result = report.headline(81, 263, "sample")
+    assert (round(result["low"], 4), round(result["high"], 4)) == (0.2553, 0.3662)
+    assert result["notebook"] is None
+    assert report.headline(9943, 10_000, "MNIST")["notebook"] == 0.9911
+
+
+def test_the_confused_pairs_are_the_most_frequent() -> None:
+    predictions = pd.DataFrame({"label": [4, 4, 9, 4, 7, 0], "prediction": [9, 9, 4, 4, 2, 0]})
+    counts = report.count_confusions(predictions, 10)
+    assert counts.to_numpy().sum() == 6
+    assert [tuple(pair.values()) for pair in report.most_confused(counts)] == [(4, 9, 2), (7, 2, 1), (9, 4, 1)]
+
+
+def test_the_step_in_numbers_is_what_the_network_computes(finished_workspace: Path) -> None:
+    insides = load_insides(report.INSIDES)
+    test, info = load_digits(report.TEST)
+    for example, index in enumerate(insides.examples):
+        step = report.convolution_step(example, insides, test.images[index, 0], info)
+        total = (np.array(step["pixels"]) * np.array(step["weights"])).sum() + step["bias"]
+        assert total == pytest.approx(step["answer"], abs=1e-5)
+        assert step["largest"] == np.max(step["block"]) == step["answer"]
+
+
+def test_the_probabilities_of_an_example_are_the_models(finished_workspace: Path) -> None:
+    insides = load_insides(report.INSIDES)
+    test, info = load_digits(report.TEST)
+    predictions = pd.read_csv(PREDICTIONS)
+    for example, index in enumerate(insides.examples):
+        probabilities = report.look_at(example, insides, test.images[index, 0], info)["probabilities"]
+        assert sum(probabilities) == pytest.approx(1)
+        assert max(probabilities) == pytest.approx(predictions["confidence"][index], abs=2e-6)
 
 
 def test_equal_inputs_give_equal_bytes_in_every_process(finished_workspace: Path) -> None:
-    before = REPORT.read_bytes()
+    before = [path.read_bytes() for path in (REPORT, report.MISTAKES)]
     for seed in ("1", "2"):
-        subprocess.run([sys.executable, "-m", "pipeline.stages.report"], env={"PYTHONHASHSEED": seed}, check=True)
-        assert REPORT.read_bytes() == before
+        environment = {"PYTHONHASHSEED": seed, "TZ": "Asia/Tokyo", "LC_ALL": "C"}
+        subprocess.run([sys.executable, "-m", "pipeline.stages.report"], env=environment, check=True)
+        assert [path.read_bytes() for path in (REPORT, report.MISTAKES)] == before
+
+
+def test_it_starts_without_torch() -> None:
+    program = "import sys, pipeline.stages.report; assert 'torch' not in sys.modules and 'sklearn' not in sys.modules"
+    subprocess.run([sys.executable, "-c", program], check=True)
+
+
+def test_one_epoch_one_bin_and_a_class_without_images_make_a_page(finished_workspace: Path) -> None:
+    report.HISTORY.write_text("".join(report.HISTORY.read_text().splitlines(keepends=True)[:2]))
+    report.RELIABILITY.write_text("images,confidence,accuracy\n200,0.9,0.8\n")
+    insides = load_insides(report.INSIDES)
+    outputs = {name: values[:3] for name, values in insides.outputs.items()}
+    save_insides(report.INSIDES, replace(insides, examples=insides.examples[:3], outputs=outputs))
+    report.main()
+    assert REPORT.read_text(encoding="utf-8").count('name="example"') == 3
 
 
 def test_no_mistakes_make_a_page_too(finished_workspace: Path) -> None:
@@ -60,10 +148,23 @@ def test_no_mistakes_make_a_page_too(finished_workspace: Path) -> None:
     predictions.to_csv(PREDICTIONS, index=False)
     set_params(report={"mistakes": 0})
     report.main()
-    assert "0 of 200 sample test images are mistaken" in REPORT.read_text(encoding="utf-8")
+    assert "0 of 200 sample test images are misread" in REPORT.read_text(encoding="utf-8")
+    assert "None: every image is read correctly" in REPORT.read_text(encoding="utf-8")
+    with Image.open(report.MISTAKES) as sheet:
+        assert sheet.format == "PNG"
 
 
-@pytest.mark.parametrize("name", ["metrics.json", "history.csv", "predictions.csv"])
+def test_a_thousand_mistakes_still_make_a_small_page(finished_workspace: Path) -> None:
+    predictions = pd.concat([pd.read_csv(PREDICTIONS)] * 6)
+    predictions["prediction"] = (predictions["label"] + 1) % 10
+    predictions.to_csv(PREDICTIONS, index=False)
+    set_params(report={"mistakes": 1000})
+    report.main()
+    assert REPORT.read_text(encoding="utf-8").count(" read as ") > 1000
+    assert len(REPORT.read_bytes()) < 3 * 2**20
+
+
+@pytest.mark.parametrize("name", ["metrics.json", "history.csv", "predictions.csv", "reliability.csv"])
 def test_a_missing_or_damaged_input_is_one_line_and_leaves_the_page(finished_workspace: Path, name: str) -> None:
     before = files_under(Path("reports"))["index.html"]
     path = Path("reports") / name
@@ -92,6 +193,7 @@ def test_html_in_a_class_name_is_text(finished_workspace: Path) -> None:
     report.main()
     text = REPORT.read_text(encoding="utf-8")
     page = Page(text)
-    assert "script" not in page.tags
+    assert page.tags.count("script") == 1
     assert all(address.startswith(("data:", "#")) for address in page.addresses)
     assert f"{hostile} read as 1" in page.alternatives
+    assert "<script>alert" not in text
