@@ -23,6 +23,7 @@ from pipeline import check
 from pipeline.errors import ParamsError
 from pipeline.files import atomic_write
 from pipeline.flow import Workspace, carry_out, conclude, publish_plan
+from pipeline.gate import GateParams, read_gate
 from pipeline.git import git
 from pipeline.graph import Step, ask, environment, flatten, look, plan, read_yaml
 from pipeline.supervisor import Lifeline
@@ -48,6 +49,7 @@ class Candidate:
     metrics: dict[str, float]
     validation_accuracy: float | None  # of the epoch that was kept
     predictions: bytes
+    gate: GateParams  # that the commit, with the changes, asks to be judged by
 
 
 def parse_changes(texts: Iterable[str]) -> dict[str, Any]:
@@ -94,8 +96,9 @@ def run_isolated(root: Path, commit: str, changes: Mapping[str, Any], lifeline: 
     """
     with worktree(root, commit, "retrain") as (tree, beside):
         share_cache(root, tree, beside)
-        share_checkpoints(root, tree)
+        share_checkpoints(root, tree, beside)
         change_params(tree / PARAMS_FILE, changes)
+        gate = read_gate(read_yaml(tree / PARAMS_FILE))
         link_source(root, tree)
         ask(tree, "checkout", "--quiet", "--allow-missing")
         graph, stale = look(tree)
@@ -104,7 +107,7 @@ def run_isolated(root: Path, commit: str, changes: Mapping[str, Any], lifeline: 
         publish_plan(steps)
         states = carry_out(Workspace(tree, lifeline, "wait", 0), graph, steps, force=False)
         share_receipts(root, tree)
-        return collect(tree, commit, changes, steps, states)
+        return collect(tree, commit, changes, steps, states, gate)
 
 
 def check_params(tree: Path, stages: Collection[str]) -> None:
@@ -136,11 +139,16 @@ def share_receipts(root: Path, tree: Path) -> None:
 
 
 def collect(
-    tree: Path, commit: str, changes: Mapping[str, Any], steps: list[Step], states: dict[str, State[Any]]
+    tree: Path,
+    commit: str,
+    changes: Mapping[str, Any],
+    steps: list[Step],
+    states: dict[str, State[Any]],
+    gate: GateParams,
 ) -> Candidate:
     state = conclude(states)
     if not state.is_completed():
-        return Candidate(commit, dict(changes), steps, states, state, b"", {}, {}, None, b"")
+        return Candidate(commit, dict(changes), steps, states, state, b"", {}, {}, None, b"", gate)
     changed = git(tree, "ls-files", "-z", "--modified", "--others", "--exclude-standard").split("\0")
     kept = [tree / name for name in changed if name and (tree / name).is_file() and not (tree / name).is_symlink()]
     return Candidate(
@@ -154,6 +162,7 @@ def collect(
         metrics=read_metrics(read(tree / METRICS)),
         validation_accuracy=read_validation_accuracy(read(tree / HISTORY), read_yaml(tree / PARAMS_FILE)),
         predictions=read(tree / PREDICTIONS),
+        gate=gate,
     )
 
 

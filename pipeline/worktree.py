@@ -7,7 +7,7 @@ The kernel frees its lock file with the process that holds it: what no living ru
 import secrets
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -17,6 +17,7 @@ from pipeline.graph import read_yaml
 
 FOLDER = Path(".dvc/tmp/worktrees")
 CHECKPOINTS = Path(".checkpoints")
+SHARED = "checkpoints"
 
 
 @contextmanager
@@ -34,7 +35,7 @@ def worktree(root: Path, commit: str, purpose: str) -> Iterator[tuple[Path, Path
         git(root, "worktree", "add", "--quiet", "--detach", str(folder / name / name), commit)
         yield folder / name / name / prefix, folder / name
     finally:
-        remove(common_folder(root), folder, name)
+        remove(root, folder, name)
         lock.release()
 
 
@@ -46,14 +47,15 @@ def prune(root: Path) -> None:
             lock.acquire(blocking=False)
         except Timeout:
             continue
-        remove(common_folder(root), path.parent, path.stem)
+        remove(root, path.parent, path.stem)
         lock.release()
 
 
-def remove(repository: Path, folder: Path, name: str) -> None:
-    """Do what `git worktree remove` does, also where a kill left only half of it."""
+def remove(root: Path, folder: Path, name: str) -> None:
+    """Do what `git worktree remove` does, also where a kill left only half of it; checkpoints are kept."""
+    keep_checkpoints(folder / name / SHARED, root / CHECKPOINTS)
     shutil.rmtree(folder / name, ignore_errors=True)
-    shutil.rmtree(repository / "worktrees" / name, ignore_errors=True)
+    shutil.rmtree(common_folder(root) / "worktrees" / name, ignore_errors=True)
     (folder / f"{name}.lock").unlink(missing_ok=True)
 
 
@@ -68,10 +70,22 @@ def share_cache(root: Path, tree: Path, beside: Path) -> None:
         local["cache"]["type"] = "reflink,hardlink,copy"  # DVC never writes into a link, it replaces it
 
 
-def share_checkpoints(root: Path, tree: Path) -> None:
-    """Let a training find what a killed one left, and leave its own for the next."""
-    (root / CHECKPOINTS).mkdir(exist_ok=True)
-    (tree / CHECKPOINTS).symlink_to((root / CHECKPOINTS).resolve())
+def share_checkpoints(root: Path, tree: Path, beside: Path) -> None:
+    """Let a training find what a killed one left, in a folder of its own: two trainings of the same may run at once."""
+    (beside / SHARED).mkdir()
+    for checkpoint in (root / CHECKPOINTS).glob("*.safetensors"):
+        with suppress(FileNotFoundError):  # of a training that has just ended
+            shutil.copy2(checkpoint, beside / SHARED)
+    (tree / CHECKPOINTS).symlink_to(beside / SHARED)
+
+
+def keep_checkpoints(folder: Path, kept: Path) -> None:
+    """Move what an unfinished training left to where the next one looks."""
+    for checkpoint in folder.glob("*.safetensors"):
+        there = kept / checkpoint.name
+        if not there.exists() or there.stat().st_mtime < checkpoint.stat().st_mtime:
+            kept.mkdir(exist_ok=True)
+            checkpoint.replace(there)
 
 
 def link_source(root: Path, tree: Path) -> None:

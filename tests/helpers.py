@@ -33,6 +33,7 @@ PARAMS: dict[str, dict[str, Any]] = {
     },
     "evaluate": {"calibration_bins": 15, "device": "cpu"},
     "report": {"mistakes": 5},
+    "gate": {"metric": "accuracy", "minimum": 0.5, "largest_drop": 0.2, "significance": 0.001},
 }
 
 

@@ -9,7 +9,7 @@ from helpers import ROOT, edit_params
 from prefect import flow
 from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect_api import Api
-from toy import execute, make_workspace
+from toy import commit_all, execute, make_model_workspace
 
 from pipeline.candidate import Candidate, change_params, parse_changes, run_isolated
 from pipeline.errors import ParamsError
@@ -124,7 +124,9 @@ def test_a_candidate_is_made_beside_what_the_person_is_at(repository: Path, api:
 
 
 def test_a_stage_that_fails_makes_no_candidate(tmp_path: Path, api: Api) -> None:
-    folder = make_workspace(tmp_path / "fails", {"only": "raise SystemExit(3)", "other": ""})
+    folder = make_model_workspace(tmp_path / "fails")
+    (folder / "evaluate.py").write_text("raise SystemExit(3)")
+    commit_all(folder)
     made = run_in_flow(folder, api, {})
-    assert (made.state.name, made.states["other"].name, made.files) == ("Failed", "Completed", {})
-    assert str(made.state.message).startswith("only failed: exit code 3\n")
+    assert (made.state.name, made.states["train"].name, made.files) == ("Failed", "Completed", {})
+    assert str(made.state.message).startswith("evaluate failed: exit code 3\n")

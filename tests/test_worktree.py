@@ -9,7 +9,7 @@ import pytest
 from toy import execute, make_workspace
 
 from pipeline.git import GitError, git, resolve
-from pipeline.worktree import FOLDER, share_cache, worktree
+from pipeline.worktree import FOLDER, share_cache, share_checkpoints, worktree
 
 HOLD = """
 import sys, time
@@ -26,8 +26,15 @@ def folder(tmp_path: Path) -> Path:
     return make_workspace(tmp_path / "a checkout", {"only": ""})
 
 
-def hold(folder: Path) -> tuple["subprocess.Popen[str]", Path]:
-    process = subprocess.Popen([sys.executable, "-c", HOLD], cwd=folder, stdout=subprocess.PIPE, text=True)
+CHECKPOINT = """
+    from pipeline.worktree import share_checkpoints
+    share_checkpoints(Path.cwd(), tree, beside)
+    (tree / ".checkpoints" / "mine.safetensors").write_text("mine")
+"""
+
+
+def hold(folder: Path, program: str = HOLD) -> tuple["subprocess.Popen[str]", Path]:
+    process = subprocess.Popen([sys.executable, "-c", program], cwd=folder, stdout=subprocess.PIPE, text=True)
     assert process.stdout
     return process, Path(process.stdout.readline().rstrip("\n"))
 
@@ -75,6 +82,19 @@ def test_what_git_was_killed_at_is_pruned_too(folder: Path) -> None:
     with worktree(folder, "HEAD", "try"):
         assert not notes.exists()
         assert not abandoned.exists()
+
+
+def test_what_a_killed_training_left_is_there_for_the_next(folder: Path) -> None:
+    (folder / ".checkpoints").mkdir()
+    (folder / ".checkpoints" / "earlier.safetensors").write_text("earlier")
+    program = HOLD.replace("as (tree, _)", "as (tree, beside)").replace("    print(", CHECKPOINT + "    print(")
+    dead, _ = hold(folder, program)
+    dead.send_signal(signal.SIGKILL)
+    dead.communicate()
+    with worktree(folder, "HEAD", "try") as (tree, beside):
+        share_checkpoints(folder, tree, beside)
+        found = {path.name: path.read_text() for path in (tree / ".checkpoints").iterdir()}
+    assert found == {"earlier.safetensors": "earlier", "mine.safetensors": "mine"}
 
 
 def test_neither_hooks_nor_variables_lead_it_elsewhere(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -43,8 +43,70 @@ def make_workspace(
         (folder / f"{name}.py").write_text(text)
     execute(folder, "git", "init", "--quiet")
     execute(folder, "dvc", "init", "--quiet")
+    commit_all(folder)
+    return folder
+
+
+def commit_all(folder: Path) -> None:
     execute(folder, "git", "add", "--all")
     execute(folder, "git", "-c", "user.name=test", "-c", "user.email=test@localhost", "commit", "--quiet", "-m", "all")
+
+
+# Models that are a number, the share of 200 test images that they read right, and take no time to train
+
+MODEL_PARAMS = """\
+train:
+  skill: 150  # images read right
+  shift: 0    # the first of them
+gate:
+  metric: accuracy
+  minimum: 0.5
+  largest_drop: 0.05
+  significance: 0.01
+"""
+MODEL_GRAPH = """\
+stages:
+  train:
+    cmd: python train.py
+    deps: [train.py]
+    params: [train]
+    outs: [model.txt]
+    plots: [reports/history.csv: {cache: false}]
+  evaluate:
+    cmd: python evaluate.py
+    deps: [evaluate.py, model.txt]
+    outs: [reports/predictions.csv]
+    metrics: [reports/metrics.json: {cache: false}]
+artifacts:
+  toy: {path: model.txt, type: model}
+"""
+TRAIN = """
+from pathlib import Path
+from ruamel.yaml import YAML
+params = YAML(typ="safe").load(Path("params.yaml").read_text())["train"]
+Path("reports").mkdir(exist_ok=True)
+Path("reports/history.csv").write_text(f"epoch,validation_accuracy\\n1,{params['skill'] / 200}\\n")
+Path("model.txt").write_text(f"{params['skill']} {params['shift']}")
+"""
+EVALUATE = """
+import json
+from pathlib import Path
+skill, shift = map(int, Path("model.txt").read_text().split())
+rows = [f"{i},1,{int(shift <= i < shift + skill)},0.9" for i in range(200)]
+Path("reports/predictions.csv").write_text("\\n".join(["index,label,prediction,confidence", *rows, ""]))
+Path("reports/metrics.json").write_text(json.dumps({"accuracy": skill / 200}))
+"""
+
+
+def make_model_workspace(folder: Path) -> Path:
+    """A repository with nothing run yet, on the branch main."""
+    (folder / "reports").mkdir(parents=True)
+    files = {"params.yaml": MODEL_PARAMS, "dvc.yaml": MODEL_GRAPH, "train.py": TRAIN, "evaluate.py": EVALUATE}
+    for name, content in files.items():
+        (folder / name).write_text(content, encoding="utf-8")
+    execute(folder, "git", "init", "--quiet", "--initial-branch", "main")
+    execute(folder, "dvc", "init", "--quiet")
+    commit_all(folder)
     return folder
 
 
