@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 from typing import NoReturn
 
-from pipeline.errors import STOPPING, PipelineError, run
+from pipeline.errors import STOPPING, DataError, PipelineError, run
 
 
 class Parser(argparse.ArgumentParser):
@@ -76,6 +76,17 @@ def verify(arguments: argparse.Namespace) -> None:
     sys.exit(EXIT_CODES[receipt.verdict])
 
 
+def predict(arguments: argparse.Namespace) -> None:
+    from pipeline.predict import describe, predict_files, to_json
+
+    sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # a file's name may be no text
+    predictions, errors = predict_files(arguments.files)
+    lines = [to_json(predictions)] if arguments.json else describe(predictions)
+    print(*lines, sep="\n", end="\n" if predictions or arguments.json else "")
+    if errors:
+        raise DataError("\nerror: ".join(map(str, errors)))
+
+
 def main() -> None:
     os.environ.setdefault("DO_NOT_TRACK", "1")  # no report of use to Prefect's makers
     parser = Parser(
@@ -106,6 +117,11 @@ def main() -> None:
     command.add_argument("--rev", default="HEAD", metavar="REV", help="the commit (%(default)s)")
     command.add_argument("--json", action="store_true", help="for machines: the receipt")
     command.set_defaults(run=verify, stop_on=STOPPING)
+
+    command = commands.add_parser("predict", help="read the digit in image files")
+    command.add_argument("files", nargs="+", metavar="FILE", help="any image file, or - for standard input")
+    command.add_argument("--json", action="store_true", help="for machines: a list of file, digit, confidence and top")
+    command.set_defaults(run=predict, stop_on=STOPPING)
 
     arguments = parser.parse_args()
     run(lambda: arguments.run(arguments), arguments.stop_on)
