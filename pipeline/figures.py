@@ -49,6 +49,7 @@ STYLE: dict[Any, Any] = {
     "lines.markersize": 5,
 }
 POSITIVE, NEGATIVE = (232, 89, 12), (28, 110, 214)  # of maps and filters; the paler, the nearer to zero
+PALE = 0.7  # below 1, so that small values are seen too
 SHEET_COLUMNS = 10
 
 
@@ -116,13 +117,15 @@ def draw_reliability(table: pd.DataFrame) -> Markup:
     with rc_context(STYLE):
         figure = Figure(figsize=(5, 4), layout="constrained")
         top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
-        bars: dict[str, Any] = {"x": edges[:-1][filled], "width": 100 / len(table), "align": "edge", "linewidth": 0}
+        middles = (edges[:-1] + edges[1:])[filled] / 2
+        bars: dict[str, Any] = {"x": middles, "width": 92 / len(table), "linewidth": 0}
         top.bar(height=100 * table["accuracy"][filled], color=COLOURS["first"], alpha=0.3, **bars)
         top.plot([0, 100], [0, 100], linestyle="--", linewidth=1, color=COLOURS["muted"])
         top.plot(100 * table["confidence"][filled], 100 * table["accuracy"][filled], "o", color=COLOURS["first"])
         top.set(ylabel="accuracy, %", ylim=(0, 104))
         bottom.bar(height=table["images"][filled], color=COLOURS["muted"], **bars)
         bottom.set(xlabel="confidence, %", ylabel="images", yscale="log", xlim=(0, 101), ylim=(0.5, None))
+        bottom.yaxis.set_major_locator(LogLocator(numticks=4))
         bottom.yaxis.set_major_formatter(FuncFormatter(lambda images, _: f"{images:,.0f}"))
         bottom.yaxis.set_minor_formatter(NullFormatter())
         return to_svg(figure, "reliability")
@@ -150,12 +153,13 @@ def draw_maps(maps: Floats, columns: int) -> str:
     levels = np.round(127 * maps / max(float(np.abs(maps).max()), 1e-12)).astype(int) + 128  # 1..255; 0: between maps
     image = Image.fromarray(tile(levels.astype(np.uint8), columns), mode="P")
     image.putpalette([channel for level in range(256) for channel in (POSITIVE if level > 128 else NEGATIVE)])
-    alphas = [0, *(min(255, 2 * abs(level - 128)) for level in range(1, 256))]
+    alphas = [0, *(round(255 * (abs(level - 128) / 127) ** PALE) for level in range(1, 256))]
     return to_url(image, transparency=bytes(alphas))
 
 
 def tile(images: NDArray[np.uint8], columns: int) -> NDArray[np.uint8]:
     """Images [N, H, W] side by side in rows of `columns`, a pixel of zero between them."""
+    columns = min(columns, len(images))
     rows = math.ceil(len(images) / columns)
     padded = np.pad(images, [(0, rows * columns - len(images)), (0, 1), (0, 1)])
     height, width = padded.shape[1:]

@@ -1,5 +1,6 @@
 """What tests share: the stages, their parameters on the sample of real digits, and small looks at files."""
 
+import json
 import os
 import re
 import subprocess
@@ -7,8 +8,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 from ruamel.yaml import YAML
 
+from pipeline.data import load_digits, save_digits
 from pipeline.stages import evaluate, fetch, preprocess, report, train
 
 ROOT = Path(__file__).parents[1]
@@ -16,6 +19,8 @@ SAMPLE = ROOT / "tests" / "data"
 STAGES = {"fetch": fetch, "preprocess": preprocess, "train": train, "evaluate": evaluate, "report": report}
 
 ENVIRONMENT = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "DVC_NO_ANALYTICS": "1"}
+
+HOSTILE = '$\\frac$<script>alert(1)</script><img src="http://x/" onerror=alert(1)>"&\''  # as the name of a class
 
 PARAMS: dict[str, dict[str, Any]] = {
     "fetch": {"dataset": "sample", "sources": ["directory"], "directory": str(SAMPLE), "timeout": 60},
@@ -67,3 +72,16 @@ def edit_params(folder: Path, section: str, name: str, value: Any) -> None:
     content[section][name] = value
     with (folder / "params.yaml").open("w", encoding="utf-8") as file:
         yaml.dump(content, file)
+
+
+def rename_last_class(name: str) -> None:
+    """In all that the report stage reads, with two mistakes of that class."""
+    digits, info = load_digits(report.TEST)
+    classes = (*info.classes[:-1], name)
+    save_digits(report.TEST, digits, info.model_copy(update={"classes": classes, "dataset": name}))
+    predictions = pd.read_csv(report.PREDICTIONS)
+    predictions.loc[:1, ["label", "prediction", "confidence"]] = [[9, 1, 1.0], [1, 9, 1.0]]
+    predictions.to_csv(report.PREDICTIONS, index=False)
+    metrics = json.loads(report.METRICS.read_text(encoding="utf-8"))
+    metrics["per_class"][name] = metrics["per_class"].pop(info.classes[-1])
+    report.METRICS.write_text(json.dumps(metrics), encoding="utf-8")

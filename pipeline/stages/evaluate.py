@@ -58,10 +58,10 @@ def measure(predictions: pd.DataFrame, loss: float, classes: tuple[str, ...], bi
 
 
 def choose_examples(predictions: pd.DataFrame) -> NDArray[np.int64]:
-    """The first image of each class that is read correctly, or the first where none is."""
+    """The first image of each class that is read correctly, or the first where none is; then the least certain."""
     wrong = predictions["label"] != predictions["prediction"]
     first = predictions.assign(wrong=wrong).sort_values(["label", "wrong", "index"]).drop_duplicates("label")
-    return first["index"].to_numpy(dtype=np.int64, copy=True)
+    return np.array([*first["index"], predictions["confidence"].idxmin()])
 
 
 def main() -> None:

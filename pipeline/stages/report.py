@@ -192,7 +192,7 @@ def main() -> None:
         filters_count=len(insides.filters),
         filter_shape=insides.filters.shape[2:],
         examples=[
-            {"label": info.classes[test.labels[index]], **look_at(place, insides, test.images[index, 0], info)}
+            {**predictions.loc[index].to_dict(), **look_at(place, insides, test.images[index, 0], info)}
             for place, index in enumerate(insides.examples)
         ],
     )

@@ -55,9 +55,13 @@ def test_equal_inputs_give_equal_bytes(finished_workspace: Path) -> None:
     assert files_under(Path("reports")) == before
 
 
-def test_the_insides_are_of_an_image_of_each_class_read_correctly(finished_workspace: Path) -> None:
+def test_the_insides_are_of_an_image_of_each_class_read_correctly_and_of_the_least_certain(
+    finished_workspace: Path,
+) -> None:
     predictions = pd.read_csv(PREDICTIONS)
-    rows = predictions.iloc[load_insides(evaluate.INSIDES).examples]
+    *of_classes, last = load_insides(evaluate.INSIDES).examples
+    assert predictions["confidence"][last] == predictions["confidence"].min()
+    rows = predictions.iloc[of_classes]
     assert list(rows["label"]) == list(range(10))
     correct = predictions[predictions["label"] == predictions["prediction"]].groupby("label")["index"].min()
     assert list(rows["index"]) == [correct[digit] for digit in range(10)]

@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from helpers import files_under, set_params
+from helpers import HOSTILE, files_under, rename_last_class, set_params
 from PIL import Image
 
-from pipeline.data import load_digits, save_digits
+from pipeline.data import load_digits
 from pipeline.errors import DataError
 from pipeline.insides import load_insides, save_insides
 from pipeline.stages import report
@@ -180,20 +180,11 @@ def test_a_missing_or_damaged_input_is_one_line_and_leaves_the_page(finished_wor
 
 
 def test_html_in_a_class_name_is_text(finished_workspace: Path) -> None:
-    hostile = '$\\frac$<script>alert(1)</script><img src="http://x/" onerror=alert(1)>"&\''
-    digits, info = load_digits(report.TEST)
-    names = (*info.classes[:-1], hostile)
-    save_digits(report.TEST, digits, info.model_copy(update={"classes": names, "dataset": hostile}))
-    predictions = pd.read_csv(PREDICTIONS)
-    predictions.loc[:1, ["label", "prediction", "confidence"]] = [[9, 1, 1.0], [1, 9, 1.0]]
-    predictions.to_csv(PREDICTIONS, index=False)
-    metrics = json.loads(report.METRICS.read_text(encoding="utf-8"))
-    metrics["per_class"][hostile] = metrics["per_class"].pop("9")
-    report.METRICS.write_text(json.dumps(metrics), encoding="utf-8")
+    rename_last_class(HOSTILE)
     report.main()
     text = REPORT.read_text(encoding="utf-8")
     page = Page(text)
     assert page.tags.count("script") == 1
     assert all(address.startswith(("data:", "#")) for address in page.addresses)
-    assert f"{hostile} read as 1" in page.alternatives
+    assert f"{HOSTILE} read as 1" in page.alternatives
     assert "<script>alert" not in text

@@ -1,0 +1,185 @@
+"""The report in a real browser: Chromium from Debian's package, driven by Playwright, judged by axe-core."""
+
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from helpers import HOSTILE, rename_last_class, set_params
+from playwright.sync_api import Browser, Page, expect, sync_playwright
+
+from pipeline.stages import report
+
+CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
+if not CHROMIUM:
+    pytest.skip("needs a browser: apt-get install chromium", allow_module_level=True)
+
+DESKTOP, PHONE, NARROW = (1280, 900), (390, 844), (320, 640)
+SHOWN = ".mistakes li:not([hidden])"
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="module")
+def folder(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished workspace whose report shows every mistake; not to be changed."""
+    folder = tmp_path_factory.mktemp("page") / "workspace"
+    shutil.copytree(finished, folder)
+    previous = Path.cwd()
+    os.chdir(folder)
+    try:
+        set_params(report={"mistakes": 1000})
+        report.main()
+    finally:
+        os.chdir(previous)
+    return folder
+
+
+class Visit:
+    """A page opened from disk, and all that it asked for and said."""
+
+    def __init__(self, browser: Browser, file: Path, size: tuple[int, int], **options: Any) -> None:
+        self.context = browser.new_context(viewport={"width": size[0], "height": size[1]}, **options)
+        self.page = self.context.new_page()
+        self.requests: list[str] = []
+        self.said: list[str] = []
+        self.page.on("request", lambda request: self.requests.append(request.url))
+        self.page.on("console", lambda message: self.said.append(message.text))
+        self.page.on("pageerror", lambda error: self.said.append(str(error)))
+        self.page.on("dialog", lambda dialog: self.said.append(dialog.message))
+        self.page.goto(file.as_uri())
+
+    def loaded(self) -> list[str]:
+        return [url for url in self.requests if not url.startswith("data:")]
+
+
+@pytest.fixture
+def visit(browser: Browser, folder: Path) -> Iterator[Visit]:
+    visit = Visit(browser, folder / report.REPORT, DESKTOP)
+    yield visit
+    assert visit.loaded() == [(folder / report.REPORT).as_uri()]
+    assert visit.said == []
+    visit.context.close()
+
+
+@pytest.fixture
+def mistakes(folder: Path) -> pd.DataFrame:
+    return pd.read_csv(folder / report.PREDICTIONS).query("label != prediction")
+
+
+def press_until(page: Page, key: str, selector: str) -> None:
+    """Go on by keyboard until the element has the focus."""
+    for _ in range(300):
+        if page.evaluate("selector => document.activeElement.matches(selector)", selector):
+            return
+        page.keyboard.press(key)
+    raise AssertionError(f"{selector} cannot be reached by {key}")
+
+
+def test_it_opens_from_disk_asks_for_nothing_and_says_nothing(visit: Visit) -> None:
+    """The fixture asserts the latter two for every test."""
+    broken = visit.page.evaluate("Array.from(document.images).filter(i => !i.hidden && !i.naturalWidth).length")
+    assert (visit.page.locator("img").count() > 100, broken) == (True, 0)
+    assert visit.page.locator("svg").count() == 6
+
+
+def test_the_gallery_is_filtered_by_keyboard(visit: Visit, mistakes: pd.DataFrame) -> None:
+    page = visit.page
+    assert page.locator(SHOWN).count() == len(mistakes)
+    press_until(page, "Tab", "#label")
+    page.keyboard.type("8")
+    expected = mistakes.query("label == 8")
+    assert page.locator(SHOWN).count() == len(expected) > 0
+    assert page.locator("#shown").inner_text() == f"{len(expected)} shown"
+    press_until(page, "Tab", "#prediction")
+    prediction = int(expected["prediction"].iloc[0])
+    page.keyboard.type(str(prediction))
+    count = (expected["prediction"] == prediction).sum()
+    assert page.locator(SHOWN).count() == count
+    assert set(page.locator(SHOWN).locator("img").evaluate_all("all => all.map(i => i.alt)")) == {
+        f"8 read as {prediction}"
+    }
+    press_until(page, "Tab", "button[type=reset]")
+    page.keyboard.press("Enter")
+    expect(page.locator("#shown")).to_have_text(f"{len(mistakes)} shown")
+    assert page.locator(SHOWN).count() == len(mistakes)
+
+
+def test_an_error_in_the_confusion_matrix_leads_to_its_images(visit: Visit) -> None:
+    cell = ".confusion a"
+    press_until(visit.page, "Tab", cell)
+    count = int(visit.page.locator(cell).first.inner_text())
+    visit.page.keyboard.press("Enter")
+    assert visit.page.url.endswith("#mistakes")
+    assert visit.page.locator(SHOWN).count() == count
+    assert visit.page.locator("#label").input_value() == visit.page.locator(cell).first.get_attribute("data-label")
+
+
+def test_another_digit_goes_through_the_network_by_keyboard(visit: Visit) -> None:
+    page = visit.page
+    press_until(page, "Tab", "input[name=example]")
+    page.keyboard.press("ArrowRight")
+    page.keyboard.press("ArrowRight")
+    shown = page.locator("[data-example]:not([hidden])").evaluate_all("all => all.map(e => e.dataset.example)")
+    assert set(shown) == {"2"}
+    assert page.locator(".softmax:visible .best th").inner_text() == "2"
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("size", [DESKTOP, PHONE])
+def test_axe_finds_nothing_at_all(browser: Browser, folder: Path, scheme: Any, size: tuple[int, int]) -> None:
+    visit = Visit(browser, folder / report.REPORT, size, color_scheme=scheme)
+    visit.page.evaluate("document.querySelectorAll('details').forEach(details => details.open = true)")
+    results = Axe().run(visit.page)
+    found = [
+        f"{rule['id']} ({rule['impact']}): {node['target']}"
+        for rule in results.response["violations"]
+        for node in rule["nodes"]
+    ]
+    assert found == []
+    assert len(results.response["passes"]) > 20
+    visit.context.close()
+
+
+@pytest.mark.parametrize("size", [DESKTOP, PHONE, NARROW])
+def test_nothing_is_wider_than_the_screen(browser: Browser, folder: Path, size: tuple[int, int]) -> None:
+    visit = Visit(browser, folder / report.REPORT, size)
+    visit.page.evaluate("document.querySelectorAll('details').forEach(details => details.open = true)")
+    assert visit.page.evaluate("document.documentElement.scrollWidth") == size[0]
+    visit.context.close()
+
+
+def test_colours_follow_the_scheme(browser: Browser, folder: Path) -> None:
+    inks = []
+    for scheme in ("light", "dark"):
+        visit = Visit(browser, folder / report.REPORT, DESKTOP, color_scheme=scheme)
+        inks.append(visit.page.locator("svg text").first.evaluate("e => getComputedStyle(e).fill"))
+        visit.context.close()
+    assert inks[0] != inks[1]
+
+
+def test_without_its_script_everything_can_be_read(browser: Browser, folder: Path, mistakes: pd.DataFrame) -> None:
+    visit = Visit(browser, folder / report.REPORT, DESKTOP, java_script_enabled=False)
+    assert visit.page.locator(".mistakes li:visible").count() == len(mistakes)
+    assert visit.page.locator(".softmax:visible").count() == 1
+    visit.context.close()
+
+
+def test_a_hostile_class_name_does_nothing(browser: Browser, finished_workspace: Path) -> None:
+    rename_last_class(HOSTILE)
+    report.main()
+    file = finished_workspace / report.REPORT
+    visit = Visit(browser, file, PHONE)
+    assert (visit.loaded(), visit.said) == ([file.as_uri()], [])
+    assert visit.page.evaluate("document.documentElement.scrollWidth") == PHONE[0]
+    visit.context.close()
