@@ -8,6 +8,7 @@ import json
 import math
 import os
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import NoReturn
 
@@ -59,6 +60,46 @@ def run_now(arguments: argparse.Namespace) -> None:
         sys.exit(1)
 
 
+def retrain(arguments: argparse.Namespace) -> None:
+    from pipeline.candidate import parse_changes
+    from pipeline.retrain import retrain
+
+    changes = parse_changes(arguments.set)
+    state = retrain(arguments.rev, changes, arguments.publish, arguments.push, arguments.skip_ci, return_state=True)
+    if not state.is_completed():
+        sys.exit(1)
+
+
+def promote(arguments: argparse.Namespace) -> None:
+    from pipeline.publish import Target, check_target, promote
+    from pipeline.registry import read_artifact
+    from pipeline.supervisor import Lifeline
+
+    root = Path.cwd()
+    with Lifeline() as lifeline:
+        target = Target(root, read_artifact(root, "HEAD"), arguments.publish, arguments.push, lifeline)
+        check_target(target)
+        print(promote(target, arguments.version))
+
+
+def models(arguments: argparse.Namespace) -> None:
+    from pipeline.registry import list_versions, read_artifact
+
+    root = Path.cwd()
+    versions = list_versions(root, read_artifact(root, "HEAD"))
+    if arguments.json:
+        print(json.dumps([asdict(version) for version in versions], indent=2))
+        return
+    names = list(dict.fromkeys(name for version in versions for name in version.metrics if "." not in name))
+    rows = [["version", "stage", "commit", "created", *names]] if versions else [["no versions yet"]]
+    for version in versions:
+        values = [f"{version.metrics[name]:.4g}" if name in version.metrics else "-" for name in names]
+        rows.append([version.name, ", ".join(version.stages) or "-", version.commit[:7], version.created, *values])
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        print("  ".join(f"{cell:{width}}" for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
 def serve(arguments: argparse.Namespace) -> None:
     from pipeline.serve import parse_schedule, serve
 
@@ -87,6 +128,11 @@ def predict(arguments: argparse.Namespace) -> None:
         raise DataError("\nerror: ".join(map(str, errors)))
 
 
+def add_target(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--publish", default="champion", metavar="BRANCH", help="the champion's (%(default)s)")
+    command.add_argument("--push", metavar="REMOTE", help="a Git remote to push branch and tags to, such as origin")
+
+
 def main() -> None:
     os.environ.setdefault("DO_NOT_TRACK", "1")  # no report of use to Prefect's makers
     parser = Parser(
@@ -105,6 +151,24 @@ def main() -> None:
     command.add_argument("--when-busy", choices=["wait", "skip"], default="wait", help="while others work here")
     command.add_argument("--wait-seconds", type=seconds, default=3600, metavar="N", help="how long (%(default)s)")
     command.set_defaults(run=run_now)
+
+    command = commands.add_parser("retrain", help="publish what a commit gives, if it is better; touch nothing here")
+    command.add_argument("--rev", default="HEAD", metavar="REV", help="the commit (%(default)s)")
+    command.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="change a parameter")
+    add_target(command)
+    command.add_argument(
+        "--skip-ci", action=argparse.BooleanOptionalAction, default=True, help="no CI for the commit (%(default)s)"
+    )
+    command.set_defaults(run=retrain)
+
+    command = commands.add_parser("promote", help="make an earlier version the champion again")
+    command.add_argument("version", metavar="VERSION", help="such as v1.0.0")
+    add_target(command)
+    command.set_defaults(run=promote, stop_on=STOPPING)
+
+    command = commands.add_parser("models", help="list the versions, their stages and metrics")
+    command.add_argument("--json", action="store_true", help="for machines")
+    command.set_defaults(run=models, stop_on=STOPPING)
 
     command = commands.add_parser("serve", help="run on a schedule, with Prefect's pages, until Ctrl-C")
     schedule = command.add_mutually_exclusive_group()

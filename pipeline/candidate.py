@@ -6,7 +6,6 @@ What is left of it is the Candidate, its data in DVC's cache and its stages in t
 import csv
 import functools
 import io
-import json
 import re
 import subprocess
 import sys
@@ -26,14 +25,13 @@ from pipeline.flow import Workspace, carry_out, conclude, publish_plan
 from pipeline.gate import GateParams, read_gate
 from pipeline.git import git
 from pipeline.graph import Step, ask, environment, flatten, look, plan, read_yaml
+from pipeline.publish import LOCK, PREDICTIONS
+from pipeline.registry import METRICS, read_metrics
 from pipeline.supervisor import Lifeline
 from pipeline.worktree import link_source, share_cache, share_checkpoints, worktree
 
 PARAMS_FILE = "params.yaml"
-LOCK = "dvc.lock"
-METRICS = "reports/metrics.json"
 HISTORY = "reports/history.csv"
-PREDICTIONS = "reports/predictions.csv"
 RECEIPTS = "receipts"
 
 
@@ -169,10 +167,6 @@ def collect(
 def read(path: Path) -> bytes:
     """The file's content, of which there is none where the graph makes no such file."""
     return path.read_bytes() if path.is_file() else b""
-
-
-def read_metrics(content: bytes) -> dict[str, float]:
-    return flatten(json.loads(content)) if content else {}
 
 
 def read_validation_accuracy(history: bytes, params: Mapping[str, Any]) -> float | None:

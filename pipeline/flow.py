@@ -108,13 +108,22 @@ def run_graph(
         when_busy: wait for, or leave the work to, whoever is at work in this folder
         wait_seconds: how long to wait
     """
+
+    def work(lifeline: Lifeline) -> State[Any]:
+        workspace = Workspace(Path.cwd(), lifeline, when_busy, wait_seconds)
+        with locked(workspace):
+            return bring_up_to_date(workspace, stages, force)
+
+    return run_to_state(work)
+
+
+def run_to_state(work: Callable[[Lifeline], State[Any]]) -> State[Any]:
+    """Do the work of a flow run, whose processes end with it; put into a state what went wrong."""
     with Lifeline() as lifeline, get_client(sync_client=True) as client:
         merge_missed_runs(client)
         cut_when_cancelled(lifeline)
-        workspace = Workspace(Path.cwd(), lifeline, when_busy, wait_seconds)
         try:
-            with locked(workspace):
-                return bring_up_to_date(workspace, stages, force)
+            return work(lifeline)
         except (StoppedError, KeyboardInterrupt) as error:
             lifeline.cut()
             return Cancelled(message=str(error) or "interrupted")

@@ -1,24 +1,29 @@
 """Git's command line, in a subprocess, without the hooks of whoever's repository it is."""
 
 import subprocess
+from collections.abc import Mapping
 from pathlib import Path
 
 from pipeline.errors import PipelineError
 from pipeline.graph import environment
 
-NO_HOOKS = ("-c", "core.hooksPath=/dev/null")  # DVC's would check its files out
+OPTIONS = (
+    *("-c", "core.hooksPath=/dev/null"),  # DVC's would check its files out
+    *("-c", "gc.auto=0", "-c", "maintenance.auto=false"),  # which would go on when this has ended
+    *("-c", "core.filesRefLockTimeout=2000"),  # milliseconds; somebody else's Git is soon done with a ref
+)
 
 
 class GitError(PipelineError):
     """Git refused, in its own words."""
 
 
-def git(root: Path, *arguments: str, content: bytes = b"", **variables: str) -> str:
+def git(root: Path, *arguments: str, content: bytes = b"", variables: Mapping[str, str] | None = None) -> str:
     """What `git ARGUMENTS` prints in `root`, given `content` on its standard input."""
     result = subprocess.run(
-        ["git", *NO_HOOKS, *arguments],
+        ["git", *OPTIONS, *arguments],
         cwd=root,
-        env=environment() | variables,
+        env=environment() | dict(variables or {}),
         input=content,
         capture_output=True,
     )
@@ -39,3 +44,11 @@ def resolve(root: Path, rev: str) -> str:
 def common_folder(root: Path) -> Path:
     """Git's own folder, which all worktrees of a repository share."""
     return (root / git(root, "rev-parse", "--git-common-dir")).resolve()
+
+
+def read_file(root: Path, commit: str, path: str) -> str:
+    """The file's text in the commit, empty where it has no such file; `path` is relative to `root`."""
+    try:
+        return git(root, "cat-file", "blob", f"{commit}:./{path}")
+    except GitError:
+        return ""

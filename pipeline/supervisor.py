@@ -84,6 +84,17 @@ class Command:
         """Yield each line as it is written; of a progress bar, each quarter."""
         return reduce_bars(self._output)
 
+    def read(self) -> tuple[int, list[str]]:
+        """Wait for its end, and end it where this is interrupted; return its exit code and its lines."""
+        try:
+            lines = list(self.lines())
+        except BaseException:
+            self.stop()
+            raise
+        finally:
+            code = self.wait()
+        return code, lines
+
     def stop(self) -> None:
         """Ask every process of the group to end, and kill those that have not after the grace."""
         self._process.terminate()

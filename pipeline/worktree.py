@@ -70,6 +70,13 @@ def share_cache(root: Path, tree: Path, beside: Path) -> None:
         local["cache"]["type"] = "reflink,hardlink,copy"  # DVC never writes into a link, it replaces it
 
 
+def has_remote(root: Path) -> bool:
+    """Whether DVC has a place to push to."""
+    from dvc.config import Config
+
+    return "remote" in Config(str(root / ".dvc")).read()["core"]
+
+
 def share_checkpoints(root: Path, tree: Path, beside: Path) -> None:
     """Let a training find what a killed one left, in a folder of its own: two trainings of the same may run at once."""
     (beside / SHARED).mkdir()
