@@ -175,18 +175,18 @@ def to_url(image: Image.Image, **options: Any) -> str:
 
 def save_sheet(path: Path, images: Bytes, captions: Sequence[str], title: str) -> None:
     """Write images [N, 28, 28], each above its caption, as one PNG."""
-    rows = max(1, math.ceil(len(images) / SHEET_COLUMNS))
-    side, below = IMAGE_SIZE, 10
+    width, height = IMAGE_SIZE + 4, IMAGE_SIZE + 10  # of a place, in pixels of the images
+    right, bottom = SHEET_COLUMNS * width, max(1, math.ceil(len(images) / SHEET_COLUMNS)) * height
     with rc_context({"text.parse_math": False, "font.size": 9}):
-        figure = Figure(figsize=(SHEET_COLUMNS * 1.1, 0.6 + 1.1 * rows * (side + below) / side), layout="constrained")
+        figure = Figure(figsize=(right / 29, bottom / 29 + 0.4), layout="constrained")
         axes = figure.subplots()
-        axes.set(title=title, xlim=(0, SHEET_COLUMNS * (side + 4)), ylim=(rows * (side + below), 0), aspect="equal")
-        axes.axis("off")
         for place, (image, caption) in enumerate(zip(images, captions, strict=True)):
-            left, top = place % SHEET_COLUMNS * (side + 4), place // SHEET_COLUMNS * (side + below)
-            axes.imshow(image, cmap="Greys", extent=(left, left + side, top + side, top), vmin=0, vmax=255)
-            axes.text(left + side / 2, top + side + 1, caption, ha="center", va="top")
-        axes.set(xlim=(0, SHEET_COLUMNS * (side + 4)), ylim=(rows * (side + below), 0))
+            left, top = place % SHEET_COLUMNS * width + 2, place // SHEET_COLUMNS * height
+            extent = (left, left + IMAGE_SIZE, top + IMAGE_SIZE, top)
+            axes.imshow(image, cmap="Greys", extent=extent, vmin=0, vmax=255)
+            axes.text(left + IMAGE_SIZE / 2, top + IMAGE_SIZE + 1, caption, ha="center", va="top")
+        axes.set(title=title, xlim=(0, right), ylim=(bottom, 0), aspect="equal")
+        axes.axis("off")
         figure.savefig(path, format="png", dpi=100, metadata={"Software": None})
 
 

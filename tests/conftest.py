@@ -14,6 +14,7 @@ from helpers import PARAMS, ROOT, STAGES, execute, repro, set_params
 from ruamel.yaml import YAML
 
 if TYPE_CHECKING:
+    from playwright.sync_api import Browser
     from prefect_api import Api
 
 
@@ -24,6 +25,15 @@ def api(tmp_path_factory: pytest.TempPathFactory) -> "Iterator[Api]":
 
     with running_server(tmp_path_factory.mktemp("prefect")) as api:
         yield api
+
+
+@pytest.fixture(scope="session")
+def browser() -> "Iterator[Browser]":
+    """Skips the test where there is none."""
+    from browser import running_browser
+
+    with running_browser() as browser:
+        yield browser
 
 
 @pytest.fixture(scope="session")

@@ -4,11 +4,15 @@ import re
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from helpers import ENVIRONMENT, PARAMS, ROOT, STAGES, edit_params, execute, repro
 from ruamel.yaml import YAML
+from toy import commit_all
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
 
 DVC_YAML: dict[str, Any] = YAML(typ="safe").load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))
 
@@ -113,6 +117,26 @@ def test_metrics_params_and_plots_are_what_dvc_shows(repository: Path) -> None:
     assert "failed" not in plots.stderr
     html = (repository / "dvc_plots" / "index.html").read_text(encoding="utf-8")
     assert all(title in html for title in ("Loss", "Validation accuracy", "Confusion matrix"))
+
+
+def test_plots_diff_draws_curves_and_mistakes_without_a_network(repository: Path, browser: "Browser") -> None:
+    from browser import DESKTOP, Visit
+
+    edit_params(repository, "report", "mistakes", 2)
+    assert repro(repository) == (["report"], [])
+    commit_all(repository)
+    execute(repository, "dvc", "plots", "diff", "HEAD~1")
+    visit = Visit(browser, repository / "dvc_plots" / "index.html", DESKTOP)
+    visit.page.locator("canvas").nth(3).wait_for()
+    drawn = visit.page.locator("canvas").evaluate_all("all => all.map(canvas => canvas.toDataURL().length)")
+    assert [size > 10_000 for size in drawn] == [True] * 4  # loss, confusion matrix, reliability, accuracy
+    widths = visit.page.locator("img").evaluate_all("all => all.map(image => image.naturalWidth)")
+    assert [width > 1000 for width in widths] == [True] * 2
+    images = {f"{revision}_reports_mistakes.png" for revision in ("HEAD~1", "workspace")}
+    assert {Path(url).name for url in visit.loaded()} == {"index.html", *images}
+    assert all(url.startswith("file:") for url in visit.loaded())
+    assert [line for line in visit.said if line.startswith("error")] == []
+    visit.context.close()
 
 
 def test_an_experiment_runs_and_is_listed(repository: Path) -> None:

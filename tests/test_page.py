@@ -1,4 +1,4 @@
-"""The report in a real browser: Chromium from Debian's package, driven by Playwright, judged by axe-core."""
+"""The report in a real browser, judged by axe-core."""
 
 import os
 import shutil
@@ -9,25 +9,13 @@ from typing import Any
 import pandas as pd
 import pytest
 from axe_playwright_python.sync_playwright import Axe
+from browser import DESKTOP, NARROW, PHONE, Visit
 from helpers import HOSTILE, rename_last_class, set_params
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Page, expect
 
 from pipeline.stages import report
 
-CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
-if not CHROMIUM:
-    pytest.skip("needs a browser: apt-get install chromium", allow_module_level=True)
-
-DESKTOP, PHONE, NARROW = (1280, 900), (390, 844), (320, 640)
 SHOWN = ".mistakes li:not([hidden])"
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield browser
-        browser.close()
 
 
 @pytest.fixture(scope="module")
@@ -43,24 +31,6 @@ def folder(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     finally:
         os.chdir(previous)
     return folder
-
-
-class Visit:
-    """A page opened from disk, and all that it asked for and said."""
-
-    def __init__(self, browser: Browser, file: Path, size: tuple[int, int], **options: Any) -> None:
-        self.context = browser.new_context(viewport={"width": size[0], "height": size[1]}, **options)
-        self.page = self.context.new_page()
-        self.requests: list[str] = []
-        self.said: list[str] = []
-        self.page.on("request", lambda request: self.requests.append(request.url))
-        self.page.on("console", lambda message: self.said.append(message.text))
-        self.page.on("pageerror", lambda error: self.said.append(str(error)))
-        self.page.on("dialog", lambda dialog: self.said.append(dialog.message))
-        self.page.goto(file.as_uri())
-
-    def loaded(self) -> list[str]:
-        return [url for url in self.requests if not url.startswith("data:")]
 
 
 @pytest.fixture
