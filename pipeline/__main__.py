@@ -10,7 +10,7 @@ import os
 import sys
 from dataclasses import asdict
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from pipeline.errors import STOPPING, DataError, PipelineError, run
 
@@ -28,6 +28,12 @@ def seconds(text: str) -> float:
     if not 0 <= value < math.inf:
         raise argparse.ArgumentTypeError(f"must be 0 or more, got {text}")
     return value
+
+
+def positive(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and int(text)):
+        raise argparse.ArgumentTypeError(f"must be 1 or more, got {text}")
+    return int(text)
 
 
 def plan(arguments: argparse.Namespace) -> None:
@@ -133,6 +139,26 @@ def add_target(command: argparse.ArgumentParser) -> None:
     command.add_argument("--push", metavar="REMOTE", help="a Git remote to push branch and tags to, such as origin")
 
 
+def sweep(arguments: argparse.Namespace) -> None:
+    from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
+
+    from pipeline.cluster import dask_runner, find_source, shared_server
+    from pipeline.git import resolve
+    from pipeline.sweep import sweep
+
+    commit, settings = resolve(Path.cwd(), arguments.rev), arguments.set
+    target = arguments.publish, arguments.push
+    if arguments.dask:
+        source, runner = find_source(Path.cwd(), commit), dask_runner(arguments.dask, arguments.jobs)
+        with shared_server(arguments.dask):
+            state = sweep.with_options(task_runner=runner)(commit, settings, *target, source, return_state=True)
+    else:
+        threads: TaskRunner[Any] = ThreadPoolTaskRunner(max_workers=arguments.jobs)
+        state = sweep.with_options(task_runner=threads)(commit, settings, *target, return_state=True)
+    if not state.is_completed():
+        sys.exit(1)
+
+
 def main() -> None:
     os.environ.setdefault("DO_NOT_TRACK", "1")  # no report of use to Prefect's makers
     parser = Parser(
@@ -176,6 +202,17 @@ def main() -> None:
     schedule.add_argument("--interval", type=float, metavar="SECONDS", help="or how often")
     command.add_argument("--timezone", default="UTC", metavar="ZONE", help="of the schedule (%(default)s)")
     command.set_defaults(run=serve)
+
+    command = commands.add_parser("sweep", help="train every combination of parameters' values, each in isolation")
+    command.add_argument("--set", action="append", required=True, metavar="NAME=VALUE,…", help="train.seed=1,2; repeat")
+    command.add_argument("--rev", default="HEAD", metavar="REV", help="of which commit (%(default)s)")
+    command.add_argument("--jobs", type=positive, default=1, metavar="N", help="so many at once (%(default)s)")
+    command.add_argument(
+        "--dask", nargs="?", const="local", metavar="ADDRESS", help="on a Dask cluster, or N processes of one here"
+    )
+    command.add_argument("--publish", nargs="?", const="champion", metavar="BRANCH", help="retrain with the best there")
+    command.add_argument("--push", metavar="REMOTE", help="and push to this Git remote, such as origin")
+    command.set_defaults(run=sweep)
 
     command = commands.add_parser("verify", help="run a commit again from scratch and compare with its dvc.lock")
     command.add_argument("--rev", default="HEAD", metavar="REV", help="the commit (%(default)s)")

@@ -24,7 +24,7 @@ from pipeline.files import atomic_write
 from pipeline.flow import Workspace, carry_out, conclude, publish_plan
 from pipeline.gate import GateParams, read_gate
 from pipeline.git import git
-from pipeline.graph import Step, ask, environment, flatten, look, plan, read_yaml
+from pipeline.graph import Step, ask, environment, flatten, look, plan, read_yaml, upstream
 from pipeline.publish import LOCK, PREDICTIONS
 from pipeline.registry import METRICS, read_metrics
 from pipeline.supervisor import Lifeline
@@ -87,9 +87,12 @@ def change_params(path: Path, changes: Mapping[str, Any]) -> None:
         yaml.dump(content, file)
 
 
-def run_isolated(root: Path, commit: str, changes: Mapping[str, Any], lifeline: Lifeline) -> Candidate:
-    """Bring the graph of `commit`, with `changes` to its parameters, up to date; to be called in a flow run.
+def run_isolated(
+    root: Path, commit: str, changes: Mapping[str, Any], lifeline: Lifeline, stages: list[str] | None = None
+) -> Candidate:
+    """Bring `stages` of `commit` with what they need (all where none is named) up to date, with `changes` to params.
 
+    To be called in a flow run.
     Raises ParamsError before anything runs where a parameter is not what its stage allows.
     """
     with worktree(root, commit, "retrain") as (tree, beside):
@@ -99,7 +102,8 @@ def run_isolated(root: Path, commit: str, changes: Mapping[str, Any], lifeline: 
         gate = read_gate(read_yaml(tree / PARAMS_FILE))
         link_source(root, tree)
         ask(tree, "checkout", "--quiet", "--allow-missing")
-        graph, stale = look(tree)
+        whole, stale = look(tree)
+        graph = upstream(whole, stages or whole)
         check_params(tree, stale.keys() & graph.keys())
         steps = plan(tree, graph, stale)
         publish_plan(steps)

@@ -117,9 +117,9 @@ def run_graph(
     return run_to_state(work)
 
 
-def run_to_state(work: Callable[[Lifeline], State[Any]]) -> State[Any]:
-    """Do the work of a flow run, whose processes end with it; put into a state what went wrong."""
-    with Lifeline() as lifeline, get_client(sync_client=True) as client:
+def run_to_state(work: Callable[[Lifeline], State[Any]], above: Lifeline | None = None) -> State[Any]:
+    """Do the work of a flow run, whose processes end with it, or with `above`; put into a state what went wrong."""
+    with Lifeline(above) as lifeline, get_client(sync_client=True) as client:
         merge_missed_runs(client)
         cut_when_cancelled(lifeline)
         try:

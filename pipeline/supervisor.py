@@ -29,12 +29,22 @@ class StoppedError(PipelineError):
 
 
 class Lifeline:
-    """Cut, or lost with this process, it ends every command that hangs on it."""
+    """Cut, with the one it hangs on, or lost with this process, it ends every command that hangs on it."""
 
-    def __init__(self) -> None:
+    def __init__(self, above: "Lifeline | None" = None) -> None:
         self.lock = threading.Lock()
         self.is_cut = False
         self.read_end, self._write_end = os.pipe()
+        self._below: list[Lifeline] = []
+        if above:
+            above.carry(self)
+
+    def carry(self, other: "Lifeline") -> None:
+        with self.lock:
+            self._below.append(other)
+            is_cut = self.is_cut
+        if is_cut:
+            other.cut()
 
     def cut(self) -> None:
         with self.lock:
@@ -42,6 +52,8 @@ class Lifeline:
                 self.is_cut = True
                 os.close(self._write_end)
                 os.close(self.read_end)
+        for other in self._below:
+            other.cut()
 
     def __enter__(self) -> "Lifeline":
         return self
