@@ -107,9 +107,15 @@ def models(arguments: argparse.Namespace) -> None:
 
 
 def serve(arguments: argparse.Namespace) -> None:
+    from pipeline.flow import run_graph
+    from pipeline.retrain import retrain
     from pipeline.serve import parse_schedule, serve
 
-    serve(parse_schedule(arguments.cron, arguments.interval, arguments.timezone))
+    schedule = parse_schedule(arguments.cron, arguments.interval, arguments.timezone)
+    if arguments.flow == "run":
+        serve(run_graph, {}, schedule)
+    else:
+        serve(retrain, {"rev": arguments.rev, "branch": arguments.publish, "remote": arguments.push}, schedule)
 
 
 def verify(arguments: argparse.Namespace) -> None:
@@ -196,7 +202,10 @@ def main() -> None:
     command.add_argument("--json", action="store_true", help="for machines")
     command.set_defaults(run=models, stop_on=STOPPING)
 
-    command = commands.add_parser("serve", help="run on a schedule, with Prefect's pages, until Ctrl-C")
+    command = commands.add_parser("serve", help="retrain, or run, on a schedule, with Prefect's pages, until Ctrl-C")
+    command.add_argument("flow", nargs="?", choices=["retrain", "run"], default="retrain", help="(%(default)s)")
+    command.add_argument("--rev", default="HEAD", metavar="REV", help="the commit, as it is by then (%(default)s)")
+    add_target(command)
     schedule = command.add_mutually_exclusive_group()
     schedule.add_argument("--cron", default="0 3 * * *", metavar="CRON", help="when ('%(default)s')")
     schedule.add_argument("--interval", type=float, metavar="SECONDS", help="or how often")

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 from threading import Thread
+from typing import Any
 from urllib.parse import urlsplit
 
 import httpx
@@ -17,11 +18,11 @@ from prefect.client.schemas.objects import ConcurrencyLimitConfig, ConcurrencyLi
 from prefect.client.schemas.schedules import CronSchedule, IntervalSchedule
 from prefect.deployments.runner import RunnerDeployment
 from prefect.events.schemas.automations import AutomationCore
+from prefect.flows import Flow
 from prefect.settings import PREFECT_API_URL, temporary_settings
 from pydantic import ValidationError
 
 from pipeline.errors import PipelineError
-from pipeline.flow import run_graph
 from pipeline.graph import environment
 from pipeline.supervisor import Command, Lifeline
 
@@ -46,18 +47,18 @@ def parse_schedule(cron: str, interval: float | None, timezone: str) -> CronSche
         ) from error
 
 
-def serve(schedule: CronSchedule | IntervalSchedule) -> None:
-    """Run the graph on `schedule`, and whenever asked on Prefect's pages, until interrupted."""
+def serve(flow: Flow[..., Any], parameters: dict[str, Any], schedule: CronSchedule | IntervalSchedule) -> None:
+    """Run the flow on `schedule`, and whenever asked on Prefect's pages, until interrupted."""
     url = PREFECT_API_URL.value() or DEFAULT_URL
     with Lifeline() as lifeline, server(url, lifeline), temporary_settings({PREFECT_API_URL: url}):
         register_automations()
         deployment = RunnerDeployment.from_flow(
-            run_graph,
+            flow,
             "scheduled",
+            parameters=parameters,
             schedules=[schedule],
             # a run that comes while one is at work has nothing to add
             concurrency_limit=ConcurrencyLimitConfig(limit=1, collision_strategy=ConcurrencyLimitStrategy.CANCEL_NEW),
-            description="Bring every stale stage of dvc.yaml up to date",
         )
         print(f"Prefect's pages: {url.removesuffix('/api')}\nCtrl-C ends everything.", flush=True)
         prefect.serve(deployment, print_starting_message=False)

@@ -11,6 +11,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import httpx
+from prefect.events.worker import EventsWorker
+from prefect.logging.handlers import APILogHandler
+from prefect.settings import PREFECT_API_URL, temporary_settings
 from toy import WAIT, start_pipeline
 
 from pipeline.serve import answers, server
@@ -32,6 +35,15 @@ def running_server(home: Path) -> Iterator["Api"]:
     os.environ["PREFECT_HOME"] = str(home)
     with Lifeline() as lifeline, server(url, lifeline):
         yield Api(url)
+
+
+@contextmanager
+def calling(api: "Api") -> Iterator[None]:
+    """Let flows called in this process run on that server; all that they have to say reaches it."""
+    with temporary_settings({PREFECT_API_URL: api.url}):
+        yield
+        APILogHandler().flush()
+        EventsWorker.drain_all()
 
 
 class Api:

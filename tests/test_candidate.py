@@ -7,8 +7,7 @@ from typing import Any
 import pytest
 from helpers import ROOT, edit_params
 from prefect import flow
-from prefect.settings import PREFECT_API_URL, temporary_settings
-from prefect_api import Api
+from prefect_api import Api, calling
 from toy import commit_all, execute, make_model_workspace
 
 from pipeline.candidate import Candidate, change_params, parse_changes, run_isolated
@@ -23,7 +22,7 @@ def run_in_flow(folder: Path, api: Api, changes: dict[str, Any]) -> Candidate:
         with Lifeline() as lifeline:
             return run_isolated(folder, resolve(folder, "HEAD"), changes, lifeline)
 
-    with temporary_settings({PREFECT_API_URL: api.url}):
+    with calling(api):
         return try_once()
 
 

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-from helpers import ROOT, STAGES, edit_params
+from helpers import ROOT, STAGES, edit_params, execute
 from prefect_api import Api, free_port, message
-from toy import STAY, make_workspace, processes_in, start_pipeline, wait_for_pids, wait_until
+from toy import STAY, make_model_workspace, make_workspace, processes_in, start_pipeline, wait_for_pids, wait_until
 
 from pipeline.graph import environment
 
@@ -24,7 +24,7 @@ def test_scheduled_runs_end_to_end(repository: Path, tmp_path: Path) -> None:
     shutil.rmtree(repository / ".dvc" / "cache")
     (repository / "dvc.lock").unlink()
     url = f"http://127.0.0.1:{free_port()}/api"
-    serve = start_pipeline(repository, url, "serve", "--interval", "5", home=tmp_path / "prefect")
+    serve = start_pipeline(repository, url, "serve", "run", "--interval", "5", home=tmp_path / "prefect")
     api = Api(url)
     try:
         wait_until(api.answers)
@@ -55,6 +55,26 @@ def test_scheduled_runs_end_to_end(repository: Path, tmp_path: Path) -> None:
     assert not api.answers()
 
 
+def test_scheduled_retraining_publishes_what_is_new(tmp_path: Path, api: Api) -> None:
+    """The default: a version for each better commit, while the person's checkout stays as it is."""
+    folder = make_model_workspace(tmp_path / "toy")
+    shutil.copyfile(ROOT / "automations.json", folder / "automations.json")
+    serve = start_pipeline(folder, api.url, "serve", "--interval", "5")
+    try:
+        first = api.run_named("Published")
+        assert message(first) == "toy@v1.0.0: accuracy 75.00%, and no champion yet"
+        api.run_named("Unchanged")
+        edit_params(folder, "train", "skill", 180)
+        execute(folder, "git", "-c", "user.name=a", "-c", "user.email=a@b", "commit", "-qm", "new", "params.yaml")
+        second = api.run_named("Published", besides={first["id"]})
+        assert message(second).startswith("toy@v1.1.0: accuracy 90.00% against the champion's 75.00%")
+    finally:
+        serve.send_signal(signal.SIGINT)
+        serve.communicate()
+    assert execute(folder, "git", "status", "--porcelain") == "?? automations.json\n"
+    assert execute(folder, "git", "log", "--format=%s", "main") == "new\nall\n"
+
+
 def test_without_a_server_there_is_one_for_the_run(tmp_path: Path) -> None:
     folder = make_workspace(tmp_path / "alone", {"only": ""})
     result = subprocess.run(
@@ -68,7 +88,7 @@ def test_a_killed_run_is_marked_crashed_and_frees_the_schedule(tmp_path: Path, a
     """Nothing of it is left but a run that looks alive, until its heartbeats, 30 seconds apart, are missed."""
     folder = make_workspace(tmp_path / "zombie", {"only": STAY})
     shutil.copyfile(ROOT / "automations.json", folder / "automations.json")
-    serve = start_pipeline(folder, api.url, "serve", "--interval", "15")
+    serve = start_pipeline(folder, api.url, "serve", "run", "--interval", "15")
     processes = wait_for_pids(folder)
     [zombie] = api.runs(state={"name": {"any_": ["Running"]}}, deployment_id={"is_null_": False})
     wait_until(lambda: api.events(zombie, "prefect.flow-run.heartbeat"))
@@ -82,7 +102,7 @@ def test_a_killed_run_is_marked_crashed_and_frees_the_schedule(tmp_path: Path, a
 
     (folder / "go").touch()
     before = {run["id"] for run in api.runs(state={"name": {"any_": ["Completed"]}})}
-    serve = start_pipeline(folder, api.url, "serve", "--interval", "15")
+    serve = start_pipeline(folder, api.url, "serve", "run", "--interval", "15")
     assert api.states(api.run_named("Completed", before), {"only": "Completed"}) == {"only": "Completed"}
     serve.send_signal(signal.SIGINT)
     serve.communicate()
@@ -90,7 +110,7 @@ def test_a_killed_run_is_marked_crashed_and_frees_the_schedule(tmp_path: Path, a
 
 def test_a_worker_does_once_what_was_missed(tmp_path: Path, api: Api) -> None:
     """The deployment of prefect.yaml, its schedule hurried, in a process pool whose worker comes late."""
-    folder = make_workspace(tmp_path / "pool", {"only": "print('seen')"})
+    folder = make_model_workspace(tmp_path / "pool")
     (folder / "pipeline").symlink_to(ROOT / "pipeline")
     deployment = (ROOT / "prefect.yaml").read_text(encoding="utf-8")
     (folder / "prefect.yaml").write_text(deployment.replace('cron: "0 3 * * *"', "interval: 5"), encoding="utf-8")
@@ -98,14 +118,15 @@ def test_a_worker_does_once_what_was_missed(tmp_path: Path, api: Api) -> None:
     for command in (["work-pool", "create", "mnist", "--type", "process"], ["--no-prompt", "deploy", "--all"]):
         result = subprocess.run(["prefect", *command], cwd=folder, env=variables, capture_output=True, text=True)
         assert result.returncode == 0, result.stdout + result.stderr
-    before = {run["id"] for run in api.runs(state={"name": {"any_": ["Completed"]}})}
+    before = {run["id"] for run in api.runs(state={"name": {"any_": ["Published"]}})}
     late = api.wait_for(lambda: enough(api.runs(state={"name": {"any_": ["Late"]}})))
     worker = subprocess.Popen(["prefect", "worker", "start", "--pool", "mnist"], cwd=folder, env=variables)
-    done = api.run_named("Completed", before)
+    done = api.run_named("Published", before)
     worker.send_signal(signal.SIGINT)
     worker.wait()
-    assert api.states(done, {"only": "Completed"}) == {"only": "Completed"}
-    assert "seen" in api.logs(done, containing="seen")
+    expected = {"train": "Completed", "evaluate": "Completed"}
+    assert api.states(done, expected) == expected
+    assert "> python train.py" in api.logs(done, containing="> python train.py")
     others = {run["id"] for run in late} - {done["id"]}
     assert {run["state"]["type"] for run in api.runs(id={"any_": sorted(others)})} == {"CANCELLED"}
 
