@@ -1,4 +1,4 @@
-"""What the workflow adds: `dvc repro` with nothing to do, and the stages beyond their imports.
+"""What the workflow adds: `dvc repro` with nothing to do, and the stages beyond their imports and their peak memory.
 
 Run: python -m benchmarks.overhead, where everything is up to date. Pairs are run in turn and the median ratio counts.
 """
@@ -22,6 +22,13 @@ def seconds(folder: Path, *command: str, **variables: str) -> float:
     start = perf_counter()
     subprocess.run(command, cwd=folder, env=ENVIRONMENT | variables, check=True, stdout=subprocess.DEVNULL)
     return perf_counter() - start
+
+
+def peak_memory(folder: Path, *command: str) -> int:
+    """Bytes."""
+    process = subprocess.Popen(command, cwd=folder, env=ENVIRONMENT, stdout=subprocess.DEVNULL)
+    _, process.returncode, usage = os.wait4(process.pid, 0)
+    return usage.ru_maxrss * 1024
 
 
 def compare(title: str, ours: Callable[[], float], base: Callable[[], float]) -> None:
@@ -60,6 +67,7 @@ def main() -> None:
             lambda module=module: seconds(here, "python", "-m", module),  # type: ignore[misc]
             lambda module=module: seconds(here, "python", "-c", f"import {module}"),  # type: ignore[misc]
         )
+        print(f"{stage}: {peak_memory(here, 'python', '-m', module) / 2**20:.0f} MiB of memory at most", flush=True)
 
 
 if __name__ == "__main__":
