@@ -6,14 +6,13 @@ from numpy.typing import NDArray
 
 
 def reliability(confidence: NDArray[np.float64], correct: NDArray[np.bool_], bins: int) -> pd.DataFrame:
-    """One row for each bin of equal width: its number of images, and their mean confidence and accuracy."""
-    bin_of = np.minimum((confidence * bins).astype(int), bins - 1)
-    counts = np.bincount(bin_of, minlength=bins)
-    means = {
-        name: np.bincount(bin_of, weights=values, minlength=bins) / np.maximum(counts, 1)
-        for name, values in {"confidence": confidence, "accuracy": correct}.items()
-    }
-    return pd.DataFrame({"images": counts, **means})
+    """One row for each bin of equal width that has images: its bounds, their number, mean confidence and accuracy."""
+    table = pd.DataFrame({"confidence": confidence, "accuracy": correct})
+    table["bin"] = np.minimum((confidence * bins).astype(int), bins - 1)
+    grouped = table.groupby("bin")
+    means = grouped.mean().reset_index()
+    bounds = {"lower": means["bin"] / bins, "upper": (means["bin"] + 1) / bins}
+    return pd.DataFrame({**bounds, "images": grouped.size().to_numpy(), **means[["confidence", "accuracy"]]})
 
 
 def calibration_error(table: pd.DataFrame) -> float:

@@ -112,18 +112,16 @@ def draw_classes(per_class: dict[str, dict[str, float]]) -> Markup:
 
 def draw_reliability(table: pd.DataFrame) -> Markup:
     """Accuracy by confidence, above the number of images: on the diagonal, confidence is what it says."""
-    edges = np.linspace(0, 100, len(table) + 1)
-    filled = table["images"] > 0
+    middles, widths = 50 * (table["lower"] + table["upper"]), 92 * (table["upper"] - table["lower"])
+    bars: dict[str, Any] = {"x": middles, "width": widths, "linewidth": 0}
     with rc_context(STYLE):
         figure = Figure(figsize=(5, 4), layout="constrained")
         top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
-        middles = (edges[:-1] + edges[1:])[filled] / 2
-        bars: dict[str, Any] = {"x": middles, "width": 92 / len(table), "linewidth": 0}
-        top.bar(height=100 * table["accuracy"][filled], color=COLOURS["first"], alpha=0.3, **bars)
+        top.bar(height=100 * table["accuracy"], color=COLOURS["first"], alpha=0.3, **bars)
         top.plot([0, 100], [0, 100], linestyle="--", linewidth=1, color=COLOURS["muted"])
-        top.plot(100 * table["confidence"][filled], 100 * table["accuracy"][filled], "o", color=COLOURS["first"])
+        top.plot(100 * table["confidence"], 100 * table["accuracy"], "o", color=COLOURS["first"])
         top.set(ylabel="accuracy, %", ylim=(0, 104))
-        bottom.bar(height=table["images"][filled], color=COLOURS["muted"], **bars)
+        bottom.bar(height=table["images"], color=COLOURS["muted"], **bars)
         bottom.set(xlabel="confidence, %", ylabel="images", yscale="log", xlim=(0, 101), ylim=(0.5, None))
         bottom.yaxis.set_major_locator(LogLocator(numticks=4))
         bottom.yaxis.set_major_formatter(FuncFormatter(lambda images, _: f"{images:,.0f}"))

@@ -9,10 +9,10 @@ def test_a_worked_example() -> None:
     correct = np.array([True, False, True, True, True])
     table = reliability(confidence, correct, 10)
     # bin 0.9 to 1: mean confidence 2.9 / 3, accuracy 2 / 3; bin 0.5 to 0.6: 0.55 and 1
-    assert list(table["images"]) == [0, 0, 0, 0, 0, 2, 0, 0, 0, 3]
-    assert table["confidence"][9] == pytest.approx(2.9 / 3)
-    assert table["accuracy"][9] == pytest.approx(2 / 3)
-    assert (table["confidence"][5], table["accuracy"][5]) == (pytest.approx(0.55), 1)
+    assert table.to_dict("split")["data"] == [
+        pytest.approx([0.5, 0.6, 2, 0.55, 1]),
+        pytest.approx([0.9, 1, 3, 2.9 / 3, 2 / 3]),
+    ]
     assert calibration_error(table) == pytest.approx((0.9 + 0.9) / 5)
 
 

@@ -89,7 +89,7 @@ def main() -> None:
     examples = choose_examples(predictions)
     insides = look_inside(network, normalize(test.images[examples], info), examples)
     save_insides(INSIDES, insides)
-    for path, table in {PREDICTIONS: predictions, RELIABILITY: bins}.items():
+    for path, table in {PREDICTIONS: predictions, RELIABILITY: bins.round(6)}.items():
         with atomic_write(path) as temporary:
             table.to_csv(temporary, index=False)
     with atomic_write(METRICS) as temporary:

@@ -134,7 +134,7 @@ def test_it_starts_without_torch() -> None:
 
 def test_one_epoch_one_bin_and_a_class_without_images_make_a_page(finished_workspace: Path) -> None:
     report.HISTORY.write_text("".join(report.HISTORY.read_text().splitlines(keepends=True)[:2]))
-    report.RELIABILITY.write_text("images,confidence,accuracy\n200,0.9,0.8\n")
+    report.RELIABILITY.write_text("lower,upper,images,confidence,accuracy\n0,1,200,0.9,0.8\n")
     insides = load_insides(report.INSIDES)
     outputs = {name: values[:3] for name, values in insides.outputs.items()}
     save_insides(report.INSIDES, replace(insides, examples=insides.examples[:3], outputs=outputs))
