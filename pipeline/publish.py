@@ -9,7 +9,7 @@ ahead, a branch whose tags are missing, a ref that a dead Git has locked.
 import json
 import re
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +29,7 @@ from pipeline.worktree import has_remote, share_cache, worktree
 BRANCH = "champion"
 LOCK = "dvc.lock"
 PREDICTIONS = "reports/predictions.csv"
+JOURNAL = "publish.json"  # in Git's folder: what a run is about to move, and where to
 NONE = "0" * 40  # what Git calls no commit
 
 
@@ -51,13 +52,6 @@ class Target:
         return f"refs/heads/{self.branch}"
 
 
-@dataclass(frozen=True)
-class Champion:
-    commit: str
-    outs: dict[str, str]
-    result: Result
-
-
 def check_target(target: Target) -> None:
     """Raise PipelineError where nothing may be published."""
     try:
@@ -76,42 +70,47 @@ def check_target(target: Target) -> None:
 
 
 @contextmanager
-def exclusive(target: Target) -> Iterator[None]:
+def exclusive(target: Target, say: Callable[[str], object] = print) -> Iterator[None]:
     """Be the only run that publishes in this repository; the kernel frees the lock with the process."""
-    folder = common_folder(target.root)
-    lock = FileLock(folder / "publish.lock")
+    lock = FileLock(common_folder(target.root) / "publish.lock")
+    announced = False
     while not lock.is_locked:
         try:
             lock.acquire(timeout=1)
         except Timeout as error:
             if target.lifeline.is_cut:
                 raise StoppedError("stopped while another run published") from error
+            if not announced:
+                say("waiting for another run that publishes here")
+            announced = True
     try:
-        free_refs(target, folder)
+        free_refs(target.root)
         yield
     finally:
         lock.release()
 
 
-def free_refs(target: Target, folder: Path) -> None:
+def free_refs(root: Path) -> None:
     """Remove the locks of a killed Git: those on the refs that a dead run was to move, to where it was to move them."""
-    journal = folder / "publish.json"
+    journal = common_folder(root) / JOURNAL
     if not journal.is_file():
         return
-    for ref, new in json.loads(journal.read_bytes()).items():
-        for repository in (folder, *remote_folder(target)):
+    noted = json.loads(journal.read_bytes())
+    for ref, new in noted["refs"].items():
+        for repository in (common_folder(root), *remote_folder(root, noted["remote"])):
             lock = repository / f"{ref}.lock"
             if lock.is_file() and lock.read_text().strip() in ("", new):
                 lock.unlink(missing_ok=True)
     journal.unlink()
 
 
-def remote_folder(target: Target) -> list[Path]:
+def remote_folder(root: Path, remote: str | None) -> list[Path]:
     """Git's folder of the remote, where that is a folder of this machine."""
-    if not target.remote:
+    if not remote:
         return []
-    url = git(target.root, "ls-remote", "--get-url", target.remote).removeprefix("file://")
-    return [common_folder(target.root / url)] if (target.root / url).is_dir() else []
+    url = git(root, "ls-remote", "--get-url", remote).removeprefix("file://")
+    folder = Path(git(root, "rev-parse", "--show-toplevel")) / url
+    return [common_folder(folder)] if folder.is_dir() else []
 
 
 def settle(target: Target) -> str | None:
@@ -169,14 +168,12 @@ def list_tags(target: Target) -> dict[str, str]:
     return {ref: tag for ref, _, tag in (line.partition(" ") for line in lines)}
 
 
-def read_champion(target: Target, tip: str) -> Champion:
-    lock = read_file(target.root, tip, LOCK)
-    metrics = read_metrics(read_file(target.root, tip, METRICS))
-    return Champion(tip, outs_of(lock), Result(metrics, read_predictions(target, tip)))
+def read_result(target: Target, tip: str) -> Result:
+    return Result(read_metrics(read_file(target.root, tip, METRICS)), read_predictions(target, tip))
 
 
 def outs_of(lock: str | bytes) -> dict[str, str]:
-    """Every output of the graph, and its hash."""
+    """Every output that a dvc.lock names, and its hash."""
     stages = (YAML(typ="safe").load(lock) or {}).get("stages", {}) if lock else {}
     return {out["path"]: out["md5"] for stage in stages.values() for out in stage.get("outs", [])}
 
@@ -261,12 +258,13 @@ def push_data(target: Target, commit: str) -> None:
 def put(target: Target, commit: str, tip: str | None) -> None:
     """Move the branch from `tip` to `commit`, with the tags that tell of it, on the remote and here."""
     updates = {target.ref: commit} | missing_tags(target.root, target.artifact, commit)
-    with atomic_write(common_folder(target.root) / "publish.json") as journal:
-        journal.write_text(json.dumps(updates))
+    journal = common_folder(target.root) / JOURNAL
+    with atomic_write(journal) as temporary:
+        temporary.write_text(json.dumps({"remote": target.remote, "refs": updates}))
     if target.remote:
         push(target, updates, tip)
     move(target, updates, tip)
-    (common_folder(target.root) / "publish.json").unlink()
+    journal.unlink()
 
 
 def move(target: Target, updates: Mapping[str, str], tip: str | None = None) -> None:

@@ -5,6 +5,7 @@ takes its place whole. The run ends Published, Unchanged or Rejected. All three 
 closes has done its work, and Failed is left for what calls for somebody.
 """
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,17 +20,17 @@ from pipeline.errors import PipelineError
 from pipeline.files import atomic_write
 from pipeline.flow import run_to_state
 from pipeline.gate import Result, Verdict, judge, to_markdown
-from pipeline.git import resolve
+from pipeline.git import read_file, resolve
 from pipeline.publish import (
     BRANCH,
-    Champion,
+    LOCK,
     RaceLostError,
     Target,
     check_target,
     exclusive,
     outs_of,
     publish,
-    read_champion,
+    read_result,
     settle,
 )
 from pipeline.registry import read_artifact
@@ -62,7 +63,7 @@ def retrain(
         commit = resolve(root, rev)
         target = Target(root, read_artifact(root, commit), branch, remote, lifeline)
         check_target(target)
-        with exclusive(target):
+        with exclusive(target, get_run_logger().info), suppress(RaceLostError):
             settle(target)  # before hours of training, for what it may find wrong
         candidate = run_isolated(root, commit, changes or {}, lifeline)
         if not candidate.state.is_completed():
@@ -75,27 +76,26 @@ def retrain(
 def offer(target: Target, candidate: Candidate, skip_ci: bool = True) -> State[Any]:
     """Judge a candidate and publish it; on the loss of a race judge it again, against the winner."""
     for _ in range(ATTEMPTS):
-        with exclusive(target):
-            tip = settle(target)
-            champion = read_champion(target, tip) if tip else None
-            if champion and champion.outs == outs_of(candidate.lock):
-                return Completed(name="Unchanged", message=f"{target.branch} has this model already")
-            ours = Result(candidate.metrics, candidate.predictions)
-            verdict = judge(candidate.gate, ours, champion.result if champion else None)
-            if not verdict.passed:
-                return close(target, "Rejected", verdict)
-            try:
-                version = publish_candidate(target, candidate, verdict, champion, skip_ci)
-            except RaceLostError as error:
-                get_run_logger().info("%s; judging again", error)
-                continue
-            return close(target, "Published", verdict, version)
+        try:
+            with exclusive(target, get_run_logger().info):
+                return offer_once(target, candidate, skip_ci)
+        except RaceLostError as error:
+            get_run_logger().info("%s; judging again", error)
     raise PipelineError(f"{target.branch} was moved by others {ATTEMPTS} times when this run was to; run it again")
 
 
-def publish_candidate(
-    target: Target, candidate: Candidate, verdict: Verdict, champion: Champion | None, skip_ci: bool
-) -> str:
+def offer_once(target: Target, candidate: Candidate, skip_ci: bool) -> State[Any]:
+    tip = settle(target)
+    if tip and outs_of(read_file(target.root, tip, LOCK)) == outs_of(candidate.lock):
+        return Completed(name="Unchanged", message=f"{target.branch} has this model already")
+    ours = Result(candidate.metrics, candidate.predictions)
+    verdict = judge(candidate.gate, ours, read_result(target, tip) if tip else None)
+    if not verdict.passed:
+        return close(target, "Rejected", verdict)
+    return close(target, "Published", verdict, publish_candidate(target, candidate, verdict, tip, skip_ci))
+
+
+def publish_candidate(target: Target, candidate: Candidate, verdict: Verdict, tip: str | None, skip_ci: bool) -> str:
     """Return the version."""
     files = candidate.files | {VERDICT: to_markdown(verdict, "Published").encode()}
     subject = f"Publish {{version}}: {verdict.gate.metric} {verdict.candidate:.2%}{' [skip ci]' * skip_ci}"
@@ -105,7 +105,7 @@ def publish_candidate(
         f"Flow-run: {runtime.flow_run.name} {runtime.flow_run.id}",
     ]
     body = "\n".join([verdict.reason, "", *trailers])
-    return publish(target, candidate.commit, files, champion.commit if champion else None, subject, body)
+    return publish(target, candidate.commit, files, tip, subject, body)
 
 
 def close(target: Target, name: str, verdict: Verdict, version: str = "") -> State[Any]:

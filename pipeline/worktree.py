@@ -63,6 +63,7 @@ def share_cache(root: Path, tree: Path, beside: Path) -> None:
     """Let DVC work in `tree` as in `root`, with its cache and remotes, and keep its notes in `beside`."""
     from dvc.config import Config, merge  # only now: verify does without
 
+    (tree / ".dvc" / "config.local").touch(mode=0o600)  # it may hold passwords
     with Config(str(tree / ".dvc")).edit("local") as local:
         merge(local, Config(str(root / ".dvc")).read())  # which has made relative paths absolute
         local["core"] |= {"autostage": False, "analytics": False, "site_cache_dir": str(beside / "site")}

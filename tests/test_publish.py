@@ -18,7 +18,7 @@ from pipeline.publish import (
     exclusive,
     promote,
     publish,
-    read_champion,
+    read_result,
     settle,
 )
 from pipeline.registry import list_versions, next_version, read_artifact, version_of
@@ -256,7 +256,7 @@ def test_what_a_kill_left_out_is_made_up(
 def test_refs_that_a_dead_git_locked_are_freed_and_others_are_not(shared: Target, folder: Path, tmp_path: Path) -> None:
     publish_now(shared, notes_md="one")
     new = {ref: "1" * 40 for ref in ("refs/heads/champion", "refs/tags/toy@v1.1.0", "refs/tags/toy#prod#2")}
-    (folder / ".git" / "publish.json").write_text(json.dumps(new))
+    (folder / ".git" / "publish.json").write_text(json.dumps({"remote": "origin", "refs": new}))
     ours, theirs = folder / ".git", tmp_path / "remote.git"
     stale = [ours / "refs/heads/champion.lock", ours / "refs/tags/toy@v1.1.0.lock", theirs / "refs/heads/champion.lock"]
     for lock, content in zip(stale, ["1" * 40 + "\n", "", "1" * 40 + "\n"], strict=True):
@@ -277,10 +277,9 @@ def test_the_champion_is_read_from_its_commit(shared: Target, folder: Path, tmp_
     assert tip
     for damage in ([], [".dvc/cache"], [".dvc/cache", "../storage"]):
         execute(folder, "rm", "-rf", *damage)
-        champion = read_champion(shared, tip)
-        assert champion.outs["model.txt"]
-        assert champion.result.metrics == {"accuracy": 0.75}
-        assert (champion.result.predictions == b"") == ("../storage" in damage)
+        result = read_result(shared, tip)
+        assert result.metrics == {"accuracy": 0.75}
+        assert (result.predictions == b"") == ("../storage" in damage)
 
 
 def test_without_a_name_in_gits_settings_the_pipeline_commits_as_itself(

@@ -159,12 +159,17 @@ def processes_in(folder: Path) -> list[psutil.Process]:
     return found
 
 
-def start_pipeline(folder: Path, url: str, *arguments: str, home: Path | None = None) -> "subprocess.Popen[str]":
+def start_pipeline(
+    folder: Path, url: str, *arguments: str, home: Path | None = None, variables: Mapping[str, str] | None = None
+) -> "subprocess.Popen[str]":
     """`python -m pipeline ARGUMENTS` in `folder`, against the Prefect server at `url`, whose data are in `home`."""
     return subprocess.Popen(
         [sys.executable, "-m", "pipeline", *arguments],
         cwd=folder,
-        env=environment() | {"PREFECT_API_URL": url} | ({"PREFECT_HOME": str(home)} if home else {}),
+        env=environment()
+        | {"PREFECT_API_URL": url}
+        | ({"PREFECT_HOME": str(home)} if home else {})
+        | dict(variables or {}),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

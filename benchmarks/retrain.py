@@ -1,0 +1,60 @@
+"""What isolation, judging and publishing add with nothing to train, against a Prefect server that runs already.
+
+Run: python -m benchmarks.retrain, where everything is up to date. It works on a clone of this repository that shares
+its cache, first publishing what is there, then finding it unchanged; the same flow with nothing but its stages is
+`python -m pipeline run`. The median of the rounds counts.
+"""
+
+import os
+import socket
+import statistics
+import subprocess
+import tempfile
+from pathlib import Path
+
+from benchmarks.overhead import seconds
+
+ROUNDS = 7
+RUN = ("python", "-m", "pipeline", "run")
+RETRAIN = ("python", "-m", "pipeline", "retrain")
+GATE = ("--set", "gate.minimum=0")  # whatever the model is
+
+
+def main() -> None:
+    from pipeline.graph import ask
+    from pipeline.serve import server
+    from pipeline.supervisor import Lifeline
+
+    here = Path.cwd()
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{probe.getsockname()[1]}/api"
+    with tempfile.TemporaryDirectory() as folder, Lifeline() as lifeline:
+        os.environ |= {"PREFECT_HOME": f"{folder}/prefect", "PREFECT_LOGGING_TO_CONSOLE": "0"}
+        clone = Path(folder) / "clone"
+        subprocess.run(["git", "clone", "--quiet", str(here), str(clone)], check=True)
+        ask(clone, "config", "--local", "cache.dir", ask(here, "cache", "dir").strip())
+        ask(clone, "checkout", "--quiet")
+        with server(url, lifeline):
+            variables = {"PREFECT_API_URL": url}
+            seconds(clone, *RUN, **variables)
+            rounds = [measure(clone, **variables) for _ in range(ROUNDS)]
+    run, published, unchanged = (statistics.median(column) for column in zip(*rounds, strict=True))
+    for name, taken in (("Published", published), ("Unchanged", unchanged)):
+        print(f"{name}: {taken:.2f} s, the flow alone {run:.2f} s: {taken - run:.2f} s more")
+
+
+def measure(clone: Path, **variables: str) -> tuple[float, float, float]:
+    """The flow with nothing to do; a retraining that publishes what is there; one that finds it published."""
+    for ref in subprocess.check_output(["git", "for-each-ref", "--format=%(refname)"], cwd=clone, text=True).split():
+        if "mnist-cnn" in ref or ref == "refs/heads/champion":
+            subprocess.run(["git", "update-ref", "-d", ref], cwd=clone, check=True)
+    return (
+        seconds(clone, *RUN, **variables),
+        seconds(clone, *RETRAIN, *GATE, **variables),
+        seconds(clone, *RETRAIN, **variables),
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,306 @@
+"""Retraining that is killed, raced and worked beside, in real repositories with real remotes of Git and DVC.
+
+A moment too short to hit from outside is hit by a program called git, first on PATH, which does part of a command in
+real Git and then kills the run. The product knows nothing of it.
+"""
+
+import getpass
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from prefect_api import Api, free_port, message
+from ruamel.yaml import YAML
+from toy import commit_all, execute, make_model_workspace, start_pipeline, wait_until
+
+from pipeline.git import git
+
+SHIM = Path(__file__).with_name("shim-git")
+OLD, NEW = "150", "170"  # images that the champion reads right, and that the one after it does
+REFS_WHOLE = ["toy#prod#1", "toy#prod#2", "toy@v1.0.0", "toy@v1.1.0"]
+
+
+@pytest.fixture(scope="session")
+def published(tmp_path_factory: pytest.TempPathFactory, api: Api) -> Path:
+    """A champion, in the checkout and on the remotes."""
+    root = tmp_path_factory.mktemp("published")
+    folder = make_model_workspace(root / "checkout")
+    execute(root, "git", "init", "--quiet", "--bare", "remote.git")
+    execute(folder, "git", "remote", "add", "origin", "../remote.git")
+    execute(folder, "dvc", "remote", "add", "--default", "storage", "../storage")
+    commit_all(folder)
+    execute(folder, "git", "push", "--quiet", "origin", "main")
+    assert retrain(folder, api, "--push", "origin")["state"]["name"] == "Published"
+    return root
+
+
+@pytest.fixture
+def root(published: Path, tmp_path: Path) -> Iterator[Path]:
+    """Those, to do with as the test likes; nothing of a run is left at its end."""
+    shutil.copytree(published, tmp_path / "root", symlinks=True)
+    yield tmp_path / "root"
+    wait_until(lambda: not processes_under(tmp_path))
+
+
+def processes_under(folder: Path) -> list[psutil.Process]:
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if Path(process.cwd()).is_relative_to(folder) and process.pid != os.getpid():
+                found.append(process)
+        except (psutil.NoSuchProcess, psutil.AccessDenied, FileNotFoundError):
+            continue
+    return found
+
+
+def retrain(folder: Path, api: Api, *arguments: str) -> dict[str, Any]:
+    """A retraining to its end: the flow run."""
+    before = {run["id"] for run in api.runs()}
+    process = start_pipeline(folder, api.url, "retrain", *arguments)
+    output, _ = process.communicate()
+    assert process.returncode == 0, output
+    return api.ended(api.last_run(before))
+
+
+def model_in(repository: Path, storage: Path) -> str:
+    """How many images the champion reads right; every file of it is there, and is what its lock file says."""
+    lock = YAML(typ="safe").load(execute(repository, "git", "show", "champion:dvc.lock"))
+    outs = {out["path"]: out["md5"] for stage in lock["stages"].values() for out in stage["outs"]}
+    for md5 in (outs["model.txt"], outs["reports/predictions.csv"]):
+        assert (storage / "files" / "md5" / md5[:2] / md5[2:]).is_file()
+    params = YAML(typ="safe").load(execute(repository, "git", "show", "champion:params.yaml"))
+    metrics = execute(repository, "git", "show", "champion:reports/metrics.json")
+    skill = params["train"]["skill"]
+    assert metrics == f'{{"accuracy": {skill / 200}}}'
+    md5 = outs["model.txt"]
+    assert (storage / "files" / "md5" / md5[:2] / md5[2:]).read_text() == f"{skill} 0"
+    return str(skill)
+
+
+def assert_that_all_is_well(root: Path, champion: str) -> None:
+    """One line of history, two versions, the same here and on the remote, and nothing left over."""
+    folder, remote = root / "checkout", root / "remote.git"
+    assert model_in(folder, folder / ".dvc" / "cache") == model_in(remote, root / "storage") == champion
+    assert execute(folder, "git", "for-each-ref", "refs/heads/champion", "refs/tags") == execute(
+        remote, "git", "for-each-ref", "refs/heads/champion", "refs/tags"
+    )
+    assert execute(folder, "git", "tag").split() == REFS_WHOLE
+    assert len(execute(folder, "git", "rev-list", "champion").split()) == 4, "two commits of the person's, two versions"
+    assert execute(folder, "git", "rev-list", "--merges", "champion") == ""
+    assert [path.name for path in (folder / ".dvc" / "tmp" / "worktrees").iterdir()] == ["lock"]
+    assert [path for top in (folder / ".git", remote) for path in (top / "refs").rglob("*.lock")] == []
+    assert execute(folder, "git", "worktree", "list").count("\n") == 1
+    assert execute(folder, "git", "status", "--porcelain") == ""
+
+
+def start_faulty(root: Path, api: Api, at: str, do: str, *arguments: str, **more: str) -> "subprocess.Popen[str]":
+    """A retraining that gives the new model and to which `do` happens at the Git command `at`."""
+    faults = {
+        "PATH": f"{SHIM}{os.pathsep}{os.environ['PATH']}",
+        "FAULT_AT": at,
+        "FAULT_DO": do,
+        "FAULT_GIT": shutil.which("git") or "",
+        "FAULT_PYTHON": sys.executable,
+        "FAULT_VICTIM": str(root / "victim"),
+    }
+    command = ("retrain", "--set", f"train.skill={NEW}", *arguments)
+    process = start_pipeline(root / "checkout", api.url, *command, variables=faults | more)
+    (root / "victim").write_text(str(process.pid))
+    return process
+
+
+STEPS = {  # the Git command, what happens there, and the champion in the checkout and on the remote after it
+    "before the commit is made": ("read-tree", "before", OLD, OLD),
+    "the commit is made": ("commit-tree", "after", OLD, OLD),
+    "while the data is pushed": ("none", "before", OLD, OLD),
+    "the data is pushed": ("push", "before", OLD, OLD),
+    "the remote's branch is moved, its tags are not": ("push", "half", OLD, NEW),
+    "the remote is whole": ("push", "after", OLD, NEW),
+    "the refs are locked": ("update-ref", "locks", OLD, NEW),
+    "the branch is moved, the tags are not": ("update-ref", "half", NEW, NEW),
+    "the refs are moved": ("update-ref", "after", NEW, NEW),
+}
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_a_kill_at_any_step_leaves_a_whole_champion(root: Path, api: Api, step: str) -> None:
+    at, do, here, there = STEPS[step]
+    process = start_faulty(root, api, at, do, "--push", "origin")
+    if at == "none":
+        wait_until(lambda: any((root / "checkout/.dvc/tmp/worktrees").glob("publish-*/publish-*/dvc.lock")))
+        process.kill()
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL
+    wait_until(lambda: not processes_under(root))
+    assert model_in(root / "checkout", root / "checkout" / ".dvc" / "cache") == here
+    assert model_in(root / "remote.git", root / "storage") == there
+    flow_run = retrain(root / "checkout", api, "--set", f"train.skill={NEW}", "--push", "origin")
+    assert flow_run["state"]["name"] == ("Published" if (here, there) == (OLD, OLD) else "Unchanged")
+    assert_that_all_is_well(root, NEW)
+
+
+def test_a_kill_in_a_stage_leaves_the_champion_and_its_worktree_is_pruned(root: Path, api: Api) -> None:
+    process = start_faulty(root, api, "none", "before", "--push", "origin")
+    wait_until(lambda: any((root / "checkout/.dvc/tmp/worktrees").glob("retrain-*/retrain-*/model.txt")))
+    process.kill()
+    process.communicate()
+    wait_until(lambda: not processes_under(root))
+    assert model_in(root / "checkout", root / "checkout" / ".dvc" / "cache") == OLD
+    flow_run = retrain(root / "checkout", api, "--set", f"train.skill={NEW}", "--push", "origin")
+    assert flow_run["state"]["name"] == "Published"
+    assert_that_all_is_well(root, NEW)
+
+
+def test_a_remote_whose_git_is_killed_with_its_refs_locked(root: Path, api: Api) -> None:
+    """By a hook of the remote's, which kills what asked it, and then the run."""
+    hook = root / "remote.git" / "hooks" / "reference-transaction"
+    hook.write_text('#!/bin/sh\n[ "$1" = prepared ] && kill -9 $PPID "$(cat "$FAULT_VICTIM")"\n')
+    hook.chmod(0o755)
+    process = start_faulty(root, api, "none", "before", "--push", "origin")
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL
+    hook.unlink()
+    assert (root / "remote.git" / "refs" / "heads" / "champion.lock").exists()
+    assert model_in(root / "remote.git", root / "storage") == OLD
+    wait_until(lambda: not processes_under(root))
+    flow_run = retrain(root / "checkout", api, "--set", f"train.skill={NEW}", "--push", "origin")
+    assert flow_run["state"]["name"] == "Published"
+    assert_that_all_is_well(root, NEW)
+
+
+def test_two_retrainings_at_once_publish_in_turn(root: Path, api: Api) -> None:
+    """The second is judged against the first."""
+    before = {run["id"] for run in api.runs()}
+    arguments = [("retrain", "--set", f"train.skill={skill}", "--push", "origin") for skill in (NEW, 180)]
+    processes = [start_pipeline(root / "checkout", api.url, *command) for command in arguments]
+    for process in processes:
+        process.communicate()
+    messages = sorted(message(run) for run in api.runs() if run["id"] not in before)
+    assert messages[0].startswith("toy@v1.1.0: ")
+    assert messages[1].startswith("toy@v1.2.0: ") or messages[1].startswith("accuracy 85.00% against the champion's 90")
+    assert execute(root / "checkout", "git", "rev-list", "--merges", "champion") == ""
+    assert model_in(root / "remote.git", root / "storage") in (NEW, "180")
+
+
+@pytest.mark.parametrize(("theirs", "state"), [("165", "Published"), ("195", "Rejected")])
+def test_who_loses_the_race_is_judged_again_on_the_winner(root: Path, api: Api, theirs: str, state: str) -> None:
+    """Between this run's judgement and its push, another clone publishes."""
+    execute(root, "git", "clone", "--quiet", "--branch", "main", "remote.git", "other")
+    other = f"cd '{root / 'other'}' && '{sys.executable}' -m pipeline retrain --set train.skill={theirs} --push origin"
+    before = {run["id"] for run in api.runs()}
+    once = f"[ -e '{root / 'once'}' ] || {{ touch '{root / 'once'}'; {other}; }}"
+    process = start_faulty(root, api, "push", "wait", "--push", "origin", FAULT_MEANWHILE=once)
+    output, _ = process.communicate()
+    assert process.returncode == 0, output
+    states = {run["state"]["name"]: run for run in api.runs() if run["id"] not in before}
+    assert "champion was moved on origin by somebody else; judging again" in output
+    assert f"against the champion's {int(theirs) / 2:.2f}%" in output
+    assert state in states
+    winner = NEW if state == "Published" else theirs
+    assert model_in(root / "remote.git", root / "storage") == winner
+    assert execute(root / "remote.git", "git", "rev-list", "--merges", "champion") == ""
+    assert execute(root / "checkout", "git", "rev-parse", "champion") == execute(
+        root / "remote.git", "git", "rev-parse", "champion"
+    )
+
+
+def test_a_person_works_on_while_it_retrains(root: Path, api: Api) -> None:
+    """Edits, stages, commits and switches branches; nothing of theirs changes, and nothing of it is in the model."""
+    folder = root / "checkout"
+    go = root / "go"
+    slow = f"import time\nwhile not Path({str(go)!r}).exists(): time.sleep(0.05)\n"
+    (folder / "train.py").write_text((folder / "train.py").read_text() + slow)
+    commit_all(folder)
+    source = git(folder, "rev-parse", "HEAD")
+    process = start_pipeline(folder, api.url, "retrain", "--set", f"train.skill={NEW}", "--push", "origin")
+    wait_until(lambda: any((folder / ".dvc/tmp/worktrees").glob("retrain-*/retrain-*/model.txt")))
+    execute(folder, "git", "switch", "--quiet", "--create", "feature")
+    (folder / "params.yaml").write_text((folder / "params.yaml").read_text().replace("150", "10"))
+    commit_all(folder)
+    (folder / "evaluate.py").write_text("half an edit")
+    execute(folder, "git", "add", "evaluate.py")
+    (folder / "notes").write_text("unstaged")
+    before = {path: path.read_bytes() for path in persons_files(folder)}
+    go.touch()
+    output, _ = process.communicate()
+    assert process.returncode == 0, output
+    assert "Published" in output
+    assert {path: path.read_bytes() for path in persons_files(folder)} == before
+    assert model_in(root / "remote.git", root / "storage") == NEW
+    assert f"Retrained-from: {source}" in execute(folder, "git", "log", "-1", "--format=%B", "champion")
+    assert execute(folder, "git", "diff", "--name-only", source, "champion", "--", "*.py") == ""
+
+
+def persons_files(folder: Path) -> list[Path]:
+    """All but DVC's notes, and of Git's own what is the person's: what is checked out, staged and theirs by branch."""
+    theirs = [path for path in folder.rglob("*") if not {".git", ".dvc"} & set(path.relative_to(folder).parts)]
+    gits = [folder / ".git" / name for name in ("HEAD", "index", "config", "refs/heads/main", "refs/heads/feature")]
+    return [path for path in [*theirs, *gits] if path.is_file()]
+
+
+@pytest.fixture
+def ssh(tmp_path: Path) -> Iterator[tuple[int, str]]:
+    """A server of SSH on loopback with a key of its own: its port, and the command that logs in there."""
+    server = shutil.which("sshd", path=f"{os.environ['PATH']}:/usr/sbin")
+    if not server:
+        pytest.skip("there is no sshd here; Debian's is in the package openssh-server")
+    for key in ("host", "user"):
+        execute(tmp_path, "ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", key)
+    shutil.copyfile(tmp_path / "user.pub", tmp_path / "authorized")
+    port = free_port()
+    Path("/run/sshd").mkdir(exist_ok=True)
+    settings = {
+        "Port": port,
+        "ListenAddress": "127.0.0.1",
+        "HostKey": tmp_path / "host",
+        "AuthorizedKeysFile": tmp_path / "authorized",
+        "PidFile": tmp_path / "sshd.pid",
+        "StrictModes": "no",
+        "UsePAM": "no",
+        "PasswordAuthentication": "no",
+    }
+    (tmp_path / "sshd_config").write_text("".join(f"{name} {value}\n" for name, value in settings.items()))
+    process = subprocess.Popen([server, "-D", "-e", "-f", str(tmp_path / "sshd_config")], stderr=subprocess.DEVNULL)
+    known = f"-o StrictHostKeyChecking=no -o UserKnownHostsFile={tmp_path / 'known'} -o IdentitiesOnly=yes"
+    try:
+        wait_until(lambda: is_open(port))
+        yield port, f"ssh -i {tmp_path / 'user'} {known}"
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def is_open(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+def test_a_remote_over_ssh(root: Path, api: Api, ssh: tuple[int, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """It publishes there; killed in its push, nothing of it is left, and the next run ends right."""
+    port, command = ssh
+    monkeypatch.setenv("GIT_SSH_COMMAND", command)
+    url = f"ssh://{getpass.getuser()}@127.0.0.1:{port}{root / 'remote.git'}"
+    execute(root / "checkout", "git", "remote", "set-url", "origin", url)
+    hook = root / "remote.git" / "hooks" / "pre-receive"
+    hook.write_text(f"#!/bin/sh\ntouch '{root / 'pushing'}'\nsleep 600\n")
+    hook.chmod(0o755)
+    process = start_pipeline(root / "checkout", api.url, "retrain", "--set", f"train.skill={NEW}", "--push", "origin")
+    wait_until((root / "pushing").exists)
+    process.kill()
+    process.communicate()
+    wait_until(lambda: not [p for p in processes_under(root) if p.name() in ("git", "ssh")])
+    hook.unlink()
+    for left in processes_under(root):
+        left.kill()  # the hook, which is the server's
+    assert model_in(root / "remote.git", root / "storage") == OLD
+    flow_run = retrain(root / "checkout", api, "--set", f"train.skill={NEW}", "--push", "origin")
+    assert flow_run["state"]["name"] == "Published"
+    assert_that_all_is_well(root, NEW)
