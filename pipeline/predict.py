@@ -6,7 +6,6 @@ in the middle of 28 × 28 (http://yann.lecun.com/exdb/mnist).
 
 import io
 import json
-import struct
 import sys
 import warnings
 from collections.abc import Iterator
@@ -66,14 +65,15 @@ def read_image(name: str) -> Grey:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of odd metadata
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(io.BytesIO(content), formats=formats) as image:
-                return to_grey(ImageOps.exif_transpose(image))
+            image = ImageOps.exif_transpose(Image.open(io.BytesIO(content), formats=formats))
+            image.load()
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise DataError(f"{name} is too large: at most {Image.MAX_IMAGE_PIXELS:,} pixels are read") from error
     except UnidentifiedImageError as error:
         raise DataError(f"{name} is not an image that can be read, such as PNG or JPEG") from error
-    except (OSError, SyntaxError, ValueError, EOFError, struct.error) as error:  # Pillow, of a damaged file
-        raise DataError(f"{name} is damaged: {error}") from error
+    except Exception as error:  # Pillow's many decoders raise as many kinds, of a damaged file
+        raise DataError(f"{name} is damaged: {' '.join(str(error).split())}") from error
+    return to_grey(image)
 
 
 def to_grey(image: Image.Image) -> Grey:

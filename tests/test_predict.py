@@ -3,6 +3,7 @@ import json
 import subprocess
 import sys
 import zlib
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,8 @@ import numpy as np
 import pandas as pd
 import pytest
 from helpers import ENVIRONMENT
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
 from pipeline.data import Bytes, load_digits
@@ -167,6 +170,34 @@ def test_a_wrong_file_is_one_line_that_names_it(tmp_path: Path, content: bytes, 
         to_drawing(read_image(str(path)), str(path))
     assert str(error.value).startswith(f"{path} {expected}")
     assert "\n" not in str(error.value)
+
+
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    kind=st.sampled_from(["PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP", "PPM", "DDS", "AVIF"]),
+    changes=st.lists(st.tuples(st.integers(0, 400), st.integers(0, 255)), min_size=1, max_size=8),
+    length=st.integers(1, 2000),
+)
+def test_a_damaged_file_is_read_or_refused_and_nothing_else(
+    tmp_path: Path, kind: str, changes: list[tuple[int, int]], length: int
+) -> None:
+    content = bytearray(encode(kind))
+    for place, value in changes:
+        content[place % len(content)] = value
+    path = tmp_path / "damaged"
+    path.write_bytes(content[:length])
+    try:
+        assert to_drawing(read_image(str(path)), str(path)).image.shape == (28, 28)
+    except DataError as error:
+        assert "\n" not in str(error)
+
+
+@cache
+def encode(kind: str) -> bytes:
+    buffer = io.BytesIO()
+    pixels = np.random.default_rng(1).integers(0, 255, (9, 12, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(buffer, format=kind)
+    return buffer.getvalue()
 
 
 def test_a_blank_image_is_one_line(tmp_path: Path) -> None:
