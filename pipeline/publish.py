@@ -21,7 +21,7 @@ from pipeline.errors import PipelineError
 from pipeline.files import atomic_write
 from pipeline.gate import Result
 from pipeline.git import OPTIONS, GitError, common_folder, git, read_file
-from pipeline.graph import DVC, ask, environment
+from pipeline.graph import DVC, environment
 from pipeline.registry import METRICS, TRAILER, missing_tags, next_version, read_metrics, tags, version_of
 from pipeline.supervisor import Command, Lifeline, StoppedError
 from pipeline.worktree import has_remote, share_cache, worktree
@@ -183,11 +183,9 @@ def read_predictions(target: Target, tip: str) -> bytes:
     with worktree(target.root, tip, "champion") as (tree, beside):
         share_cache(target.root, tree, beside)
         for command in ("checkout", "pull"):
-            try:
-                ask(tree, command, "--quiet", PREDICTIONS)
+            arguments = [*DVC, command, "--quiet", PREDICTIONS]
+            if Command(arguments, target.lifeline, tree, environment()).read()[0] == 0:
                 break
-            except PipelineError:
-                continue
         return (tree / PREDICTIONS).read_bytes() if (tree / PREDICTIONS).is_file() else b""
 
 

@@ -2,6 +2,7 @@
 
 import json
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -119,6 +120,12 @@ def test_dvc_fetches_a_version_or_what_is_in_production(target: Target, folder: 
     assert promote(target, "v1.0.0") == "toy@v1.0.0 is the champion again"
     execute(tmp_path, *get, "--stage", "prod", "--out", "again")
     assert (tmp_path / "again").read_text() == "150 0"
+    shown = execute(folder, sys.executable, "-m", "pipeline", "models").splitlines()
+    assert [line.split()[:2] + line.split()[-1:] for line in shown] == [
+        ["version", "stage", "accuracy"],
+        ["v1.1.0", "-", "0.8"],
+        ["v1.0.0", "prod", "0.75"],
+    ]
     assert [(v.name, v.stages, v.metrics) for v in list_versions(folder, "toy")] == [
         ("v1.1.0", (), {"accuracy": 0.8}),
         ("v1.0.0", ("prod",), {"accuracy": 0.75}),
