@@ -147,7 +147,8 @@ def draw_digit(image: Bytes) -> str:
 
 
 def draw_maps(maps: Floats, columns: int) -> str:
-    """Maps [N, H, W], in rows of `columns`, as a data URL: orange above zero, blue below, clear where zero."""
+    """Maps [N, H, W] in rows of `columns`, or numbers [N] in a row, as a data URL: orange above zero, blue below."""
+    maps = maps.reshape(1, 1, -1) if maps.ndim == 1 else maps
     levels = np.round(127 * maps / max(float(np.abs(maps).max()), 1e-12)).astype(int) + 128  # 1..255; 0: between maps
     image = Image.fromarray(tile(levels.astype(np.uint8), columns), mode="P")
     image.putpalette([channel for level in range(256) for channel in (POSITIVE if level > 128 else NEGATIVE)])

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 from safetensors.numpy import save_file
 
-from pipeline.data import open_tensors, read_metadata, to_metadata, write_tensors
+from pipeline.data import Bytes, TensorInfo, open_tensors, read_metadata, to_metadata, write_tensors
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -54,6 +54,27 @@ def look_inside(network: "nn.Sequential", images: "Tensor", examples: NDArray[np
         layers.append(Layer(name=name, kind=kind, settings=layer.extra_repr(), shape=shape, parameters=count))
     weights, biases = (parameter.detach().cpu().numpy() for parameter in next(network.children()).parameters())
     return Insides(tuple(layers), examples, np.ascontiguousarray(weights), biases, outputs)
+
+
+def convolution_step(insides: Insides, example: int, image: Bytes, info: TensorInfo) -> dict[str, Any]:
+    """The numbers of one step of the first convolution and of the pooling after it, where they answer most."""
+    convolved, pooled = (insides.outputs[layer.name][example] for layer in insides.layers[:2])
+    channel, row, column = (int(place) for place in np.unravel_index(convolved.argmax(), convolved.shape))
+    kernel = insides.filters[channel, 0]
+    side = len(kernel)
+    border = (convolved.shape[-1] + side - 1 - image.shape[-1]) // 2
+    pixels = np.pad((image / 255 - info.mean) / info.std, border)
+    window = convolved.shape[-1] // pooled.shape[-1]
+    top, left = row // window, column // window
+    return {
+        "channel": channel,
+        "pixels": pixels[row : row + side, column : column + side].tolist(),
+        "weights": kernel.tolist(),
+        "bias": float(insides.biases[channel]),
+        "answer": float(convolved[channel, row, column]),
+        "block": convolved[channel, top * window :, left * window :][:window, :window].tolist(),
+        "largest": float(pooled[channel, top, left]),
+    }
 
 
 def save_insides(path: Path, insides: Insides) -> None:

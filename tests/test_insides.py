@@ -6,10 +6,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from pipeline.data import TensorInfo
 from pipeline.errors import DataError
-from pipeline.insides import Insides, load_insides, look_inside, save_insides
+from pipeline.insides import Insides, convolution_step, load_insides, look_inside, save_insides
 from pipeline.model import CNN
+from pipeline.training import normalize
 
+INFO = TensorInfo(dataset="MNIST", classes=tuple("0123456789"), mean=0.5, std=0.5)
 PATH = Path("insides.safetensors")
 
 
@@ -55,6 +58,16 @@ def test_every_output_is_the_layers_own(network: Any) -> None:
     torch.testing.assert_close(torch.from_numpy(outputs["relu1"]), pooled.detach().relu())
     torch.testing.assert_close(torch.from_numpy(outputs["dense2"]), network(images()).detach())
     assert outputs["pool1"].min() < 0
+
+
+def test_the_step_in_numbers_is_what_the_network_computes(network: Any) -> None:
+    digits = torch.randint(0, 256, (5, 1, 28, 28), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
+    insides = look_inside(network, normalize(digits, INFO), np.arange(5))
+    for example, digit in enumerate(digits.numpy()[:, 0]):
+        step = convolution_step(insides, example, digit, INFO)
+        total = (np.array(step["pixels"]) * np.array(step["weights"])).sum() + step["bias"]
+        assert total == pytest.approx(step["answer"], abs=1e-5)
+        assert step["largest"] == np.max(step["block"]) == step["answer"] == insides.outputs["conv1"][example].max()
 
 
 def test_they_come_back_as_saved_in_the_same_bytes(

@@ -23,7 +23,7 @@ from pipeline import figures
 from pipeline.data import Bytes, TensorInfo, load_digits
 from pipeline.errors import DataError, run
 from pipeline.files import atomic_write
-from pipeline.insides import Insides, load_insides
+from pipeline.insides import Insides, convolution_step, load_insides
 from pipeline.params import Params, load_params, load_section
 
 TEST = Path("data/tensors/test.safetensors")
@@ -52,15 +52,18 @@ def headline(correct: int, images: int, dataset: str) -> dict[str, Any]:
     interval = binomtest(correct, images).proportion_ci(method="wilson")
     low, high = float(interval.low), float(interval.high)
     notebook = NOTEBOOK_ACCURACY if dataset == "MNIST" else None
-    others = {"the notebook": notebook} if notebook else {}
-    chart = figures.draw_interval(correct / images, low, high, others)
+    chart = figures.draw_interval(correct / images, low, high, {"the notebook": notebook} if notebook else {})
+    counts = {"errors": images - correct, "images": images}
+    return {**counts, "low": low, "high": high, "notebook": notebook, "chart": chart}
+
+
+def draw_curves(history: pd.DataFrame) -> dict[str, Markup]:
+    """By what they show in words."""
+    accuracy = figures.draw_by_epoch(history, "validation_accuracy", "validation accuracy, %", scale=100)
     return {
-        "errors": images - correct,
-        "images": images,
-        "low": low,
-        "high": high,
-        "notebook": notebook,
-        "chart": chart,
+        "Train and validation loss by epoch": figures.draw_losses(history),
+        "Validation accuracy by epoch": accuracy,
+        "Learning rate of each epoch's last step": figures.draw_by_epoch(history, "learning_rate", "learning rate"),
     }
 
 
@@ -89,42 +92,30 @@ def look_at(example: int, insides: Insides, image: Bytes, info: TensorInfo) -> d
     values = {name: outputs[example] for name, outputs in insides.outputs.items()}
     logits = values[insides.layers[-1].name]
     exponentials = np.exp(logits - logits.max())
-    maps = {
-        layer.name: figures.draw_maps(
-            values[layer.name].reshape(layer.shape if len(layer.shape) == 3 else (1, 1, -1)), MAP_COLUMNS
-        )
-        for layer in insides.layers[:-1]
-        if layer.kind != "Flatten"
-    }
     return {
         "image": figures.draw_digit(image),
-        "maps": maps,
-        "step": convolution_step(example, insides, image, info),
+        "maps": {
+            layer.name: figures.draw_maps(values[layer.name], MAP_COLUMNS)
+            for layer in insides.layers[:-1]
+            if layer.kind != "Flatten"
+        },
+        "step": convolution_step(insides, example, image, info),
         "logits": logits.tolist(),
         "exponentials": exponentials.tolist(),
         "probabilities": (exponentials / exponentials.sum()).tolist(),
     }
 
 
-def convolution_step(example: int, insides: Insides, image: Bytes, info: TensorInfo) -> dict[str, Any]:
-    """The numbers of one step of the first convolution and of the pooling after it, where they answer most."""
-    convolved, pooled = (insides.outputs[layer.name][example] for layer in insides.layers[:2])
-    channel, row, column = (int(place) for place in np.unravel_index(convolved.argmax(), convolved.shape))
-    kernel = insides.filters[channel, 0]
-    side = len(kernel)
-    border = (convolved.shape[-1] + side - 1 - image.shape[-1]) // 2
-    pixels = np.pad((image / 255 - info.mean) / info.std, border)
-    window = convolved.shape[-1] // pooled.shape[-1]
-    top, left = row // window, column // window
-    return {
-        "channel": channel,
-        "pixels": pixels[row : row + side, column : column + side].tolist(),
-        "weights": kernel.tolist(),
-        "bias": float(insides.biases[channel]),
-        "answer": float(convolved[channel, row, column]),
-        "block": convolved[channel, top * window :, left * window :][:window, :window].tolist(),
-        "largest": float(pooled[channel, top, left]),
-    }
+def save_mistakes(path: Path, images: Bytes, mistakes: pd.DataFrame, info: TensorInfo) -> None:
+    """For `dvc plots`: one image of them all."""
+    names = [figures.shorten(name, 9) for name in info.classes]
+    captions = [
+        f"{names[row['label']]} → {names[row['prediction']]}, {row['confidence']:.1%}"
+        for row in mistakes.to_dict("records")
+    ]
+    with atomic_write(path) as temporary:
+        title = f"The {len(mistakes)} most confident mistakes: label → prediction, confidence"
+        figures.save_sheet(temporary, images[mistakes["index"], 0], captions, title)
 
 
 def render(**values: Any) -> str:
@@ -163,47 +154,35 @@ def main() -> None:
     history, predictions, bins = (read_result(path, pd.read_csv) for path in (HISTORY, PREDICTIONS, RELIABILITY))
     insides = load_insides(INSIDES)
     test, info = load_digits(TEST)
+    correct = int((predictions["label"] == predictions["prediction"]).sum())
     counts = count_confusions(predictions, len(info.classes))
-    wrong = most_confident_mistakes(predictions, params.mistakes)
-    mistakes = [{"image": figures.draw_digit(test.images[row["index"], 0]), **row} for row in wrong.to_dict("records")]
+    mistakes = most_confident_mistakes(predictions, params.mistakes)
     page = render(
         dataset=info.dataset,
         classes=[figures.shorten(name) for name in info.classes],
         info=info,
         metrics=metrics,
         params={name: load_section(name) for name in ("preprocess", "train")},
-        result=headline(int((predictions["label"] == predictions["prediction"]).sum()), len(predictions), info.dataset),
+        result=headline(correct, len(predictions), info.dataset),
         history=history.to_dict("records"),
-        curves={
-            "Train and validation loss by epoch": figures.draw_losses(history),
-            "Validation accuracy by epoch": figures.draw_by_epoch(
-                history, "validation_accuracy", "validation accuracy, %", scale=100
-            ),
-            "Learning rate of each epoch's last step": figures.draw_by_epoch(history, "learning_rate", "learning rate"),
-        },
+        curves=draw_curves(history),
         counts=counts.to_numpy().tolist(),
         confused=most_confused(counts),
         class_chart=figures.draw_classes(metrics["per_class"]),
-        mistakes=mistakes,
-        reliability=figures.draw_reliability(bins),
+        mistakes=[
+            row | {"image": figures.draw_digit(test.images[row["index"], 0])} for row in mistakes.to_dict("records")
+        ],
         bins=bins.to_dict("records"),
+        reliability=figures.draw_reliability(bins),
         layers=insides.layers,
         filters=figures.draw_maps(insides.filters[:, 0], MAP_COLUMNS),
-        filters_count=len(insides.filters),
-        filter_shape=insides.filters.shape[2:],
+        filter_shape=insides.filters.shape,
         examples=[
-            {**predictions.loc[index].to_dict(), **look_at(place, insides, test.images[index, 0], info)}
+            predictions.loc[index].to_dict() | look_at(place, insides, test.images[index, 0], info)
             for place, index in enumerate(insides.examples)
         ],
     )
-    captions = [
-        f"{figures.shorten(info.classes[row['label']], 9)} → {figures.shorten(info.classes[row['prediction']], 9)}, "
-        f"{row['confidence']:.1%}"
-        for row in mistakes
-    ]
-    with atomic_write(MISTAKES) as temporary:
-        title = f"The {len(mistakes)} most confident mistakes: label → prediction, confidence"
-        figures.save_sheet(temporary, test.images[wrong["index"], 0], captions, title)
+    save_mistakes(MISTAKES, test.images, mistakes, info)
     with atomic_write(REPORT) as temporary:
         temporary.write_text(page, encoding="utf-8")
     print(f"{REPORT}: {metrics['accuracy']:.2%} accuracy, {len(mistakes)} mistakes shown")

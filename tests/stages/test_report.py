@@ -6,7 +6,6 @@ from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 import pytest
 from helpers import HOSTILE, files_under, rename_last_class, set_params
@@ -97,16 +96,6 @@ def test_the_confused_pairs_are_the_most_frequent() -> None:
     counts = report.count_confusions(predictions, 10)
     assert counts.to_numpy().sum() == 6
     assert [tuple(pair.values()) for pair in report.most_confused(counts)] == [(4, 9, 2), (7, 2, 1), (9, 4, 1)]
-
-
-def test_the_step_in_numbers_is_what_the_network_computes(finished_workspace: Path) -> None:
-    insides = load_insides(report.INSIDES)
-    test, info = load_digits(report.TEST)
-    for example, index in enumerate(insides.examples):
-        step = report.convolution_step(example, insides, test.images[index, 0], info)
-        total = (np.array(step["pixels"]) * np.array(step["weights"])).sum() + step["bias"]
-        assert total == pytest.approx(step["answer"], abs=1e-5)
-        assert step["largest"] == np.max(step["block"]) == step["answer"]
 
 
 def test_the_probabilities_of_an_example_are_the_models(finished_workspace: Path) -> None:
