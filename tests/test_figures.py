@@ -91,7 +91,8 @@ def test_a_sheet_of_any_number_has_equal_bytes(tmp_path: Path, count: int) -> No
     assert paths[0].read_bytes() == paths[1].read_bytes()
     with Image.open(paths[0]) as sheet:
         dark = (np.asarray(sheet.convert("L")) == 0).sum()
-    assert 5000 * count <= dark < 5000 * count + 5000 + 3000 * count
+    assert 4000 * count <= dark
+    assert count or dark < 1000  # the title
 
 
 def test_a_long_name_is_cut() -> None:
