@@ -151,8 +151,11 @@ def collect(
     state = conclude(states)
     if not state.is_completed():
         return Candidate(commit, dict(changes), steps, states, state, b"", {}, {}, None, b"", gate)
-    changed = git(tree, "ls-files", "-z", "--modified", "--others", "--exclude-standard").split("\0")
-    kept = [tree / name for name in changed if name and (tree / name).is_file() and not (tree / name).is_symlink()]
+    changed = git(tree, "diff", "-z", "--name-only", "--relative", "HEAD").split("\0")
+    added = git(tree, "ls-files", "-z", "--others", "--exclude-standard").split("\0")
+    kept = [
+        tree / name for name in changed + added if name and (tree / name).is_file() and not (tree / name).is_symlink()
+    ]
     return Candidate(
         commit,
         dict(changes),

@@ -17,7 +17,7 @@ from pipeline.graph import read_yaml
 
 FOLDER = Path(".dvc/tmp/worktrees")
 CHECKPOINTS = Path(".checkpoints")
-SHARED = "checkpoints"
+SHARED, FOUND = "checkpoints", "checkpoints-found"  # beside a worktree: its own, and the names of those it was given
 
 
 @contextmanager
@@ -53,7 +53,7 @@ def prune(root: Path) -> None:
 
 def remove(root: Path, folder: Path, name: str) -> None:
     """Do what `git worktree remove` does, also where a kill left only half of it; checkpoints are kept."""
-    keep_checkpoints(folder / name / SHARED, root / CHECKPOINTS)
+    keep_checkpoints(folder / name, root / CHECKPOINTS)
     shutil.rmtree(folder / name, ignore_errors=True)
     shutil.rmtree(common_folder(root) / "worktrees" / name, ignore_errors=True)
     (folder / f"{name}.lock").unlink(missing_ok=True)
@@ -66,7 +66,8 @@ def share_cache(root: Path, tree: Path, beside: Path) -> None:
     (tree / ".dvc" / "config.local").touch(mode=0o600)  # it may hold passwords
     with Config(str(tree / ".dvc")).edit("local") as local:
         merge(local, Config(str(root / ".dvc")).read())  # which has made relative paths absolute
-        local["core"] |= {"autostage": False, "analytics": False, "site_cache_dir": str(beside / "site")}
+        # staging, in an index that goes with the worktree, spares the log DVC's advice to stage
+        local["core"] |= {"autostage": True, "analytics": False, "site_cache_dir": str(beside / "site")}
         local["cache"].setdefault("dir", str(root / ".dvc" / "cache"))
         local["cache"]["type"] = "reflink,hardlink,copy"  # DVC never writes into a link, it replaces it
 
@@ -81,15 +82,20 @@ def has_remote(root: Path) -> bool:
 def share_checkpoints(root: Path, tree: Path, beside: Path) -> None:
     """Let a training find what a killed one left, in a folder of its own: two trainings of the same may run at once."""
     (beside / SHARED).mkdir()
+    (beside / FOUND).mkdir()
     for checkpoint in (root / CHECKPOINTS).glob("*.safetensors"):
         with suppress(FileNotFoundError):  # of a training that has just ended
             shutil.copy2(checkpoint, beside / SHARED)
+            (beside / FOUND / checkpoint.name).touch()
     (tree / CHECKPOINTS).symlink_to(beside / SHARED)
 
 
-def keep_checkpoints(folder: Path, kept: Path) -> None:
-    """Move what an unfinished training left to where the next one looks."""
-    for checkpoint in folder.glob("*.safetensors"):
+def keep_checkpoints(beside: Path, kept: Path) -> None:
+    """Move what an unfinished training left to where the next one looks; a finished one needs what it found no more."""
+    for found in (beside / FOUND).glob("*.safetensors"):
+        if not (beside / SHARED / found.name).exists():
+            (kept / found.name).unlink(missing_ok=True)
+    for checkpoint in (beside / SHARED).glob("*.safetensors"):
         there = kept / checkpoint.name
         if not there.exists() or there.stat().st_mtime < checkpoint.stat().st_mtime:
             kept.mkdir(exist_ok=True)

@@ -94,7 +94,9 @@ def test_what_a_killed_training_left_is_there_for_the_next(folder: Path) -> None
     with worktree(folder, "HEAD", "try") as (tree, beside):
         share_checkpoints(folder, tree, beside)
         found = {path.name: path.read_text() for path in (tree / ".checkpoints").iterdir()}
+        (tree / ".checkpoints" / "mine.safetensors").unlink()  # as a training does at its end
     assert found == {"earlier.safetensors": "earlier", "mine.safetensors": "mine"}
+    assert [path.name for path in (folder / ".checkpoints").iterdir()] == ["earlier.safetensors"]
 
 
 def test_neither_hooks_nor_variables_lead_it_elsewhere(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,6 +6,7 @@ real Git and then kills the run. The product knows nothing of it.
 
 import getpass
 import os
+import re
 import shutil
 import signal
 import socket
@@ -304,3 +305,22 @@ def test_a_remote_over_ssh(root: Path, api: Api, ssh: tuple[int, str], monkeypat
     flow_run = retrain(root / "checkout", api, "--set", f"train.skill={NEW}", "--push", "origin")
     assert flow_run["state"]["name"] == "Published"
     assert_that_all_is_well(root, NEW)
+
+
+def test_a_killed_training_is_gone_on_with_and_its_model_verified(repository: Path, api: Api) -> None:
+    """Real digits: the next run resumes from the checkpoint that the killed one left in its worktree."""
+    command = ("retrain", "--set", "train.epochs=5", "--publish", "champion")
+    process = start_pipeline(repository, api.url, *command)
+    wait_until(lambda: any((repository / ".dvc/tmp/worktrees").glob("retrain-*/checkpoints/*.safetensors")))
+    process.kill()
+    process.communicate()
+    process = start_pipeline(repository, api.url, *command)
+    output, _ = process.communicate()
+    assert process.returncode == 0, output
+    assert re.search(r"resuming after epoch [1-4] of 5", output), output
+    assert "Published" in output
+    assert list((repository / ".checkpoints").glob("*")) == []
+    verify = start_pipeline(repository, api.url, "verify", "--rev", "champion")
+    output, _ = verify.communicate()
+    assert verify.returncode == 0, output
+    assert output.splitlines()[-1].startswith("same: ")
