@@ -9,6 +9,7 @@ import json
 import sys
 import warnings
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,11 +22,12 @@ from scipy.ndimage import label
 from pipeline.data import IMAGE_SIZE, Bytes
 from pipeline.errors import DataError
 from pipeline.model import load_model
-from pipeline.training import normalize
+from pipeline.training import TensorDigits, predict
 
 MODEL = Path("models/model.safetensors")
 STANDARD_INPUT = "-"
 BOX = 20  # pixels, both ways
+MOST_BYTES = 2**28  # of a file
 LARGEST = 2000  # pixels, both ways: what is larger is made smaller first
 TOP = 3  # classes named
 SURE = 0.9  # confidence
@@ -53,14 +55,9 @@ class Prediction(NamedTuple):
 
 def read_image(name: str) -> Grey:
     """The grey levels 0..255 [H, W] of an image file, or of standard input for "-". Raises DataError."""
-    try:
-        content = sys.stdin.buffer.read() if name == STANDARD_INPUT else Path(name).read_bytes()
-    except OSError as error:
-        raise DataError(f"{name} cannot be read: {error.strerror}") from error
-    if not content:
-        raise DataError(f"{name} is empty; it must be an image file")
+    content = read_bytes(name)
     Image.init()
-    formats = [name for name in Image.OPEN if name not in RUNS_A_PROGRAM]
+    formats = [kind for kind in Image.OPEN if kind not in RUNS_A_PROGRAM]
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of odd metadata
@@ -74,6 +71,19 @@ def read_image(name: str) -> Grey:
     except Exception as error:  # Pillow's many decoders raise as many kinds, of a damaged file
         raise DataError(f"{name} is damaged: {' '.join(str(error).split())}") from error
     return to_grey(image)
+
+
+def read_bytes(name: str) -> bytes:
+    try:
+        with nullcontext(sys.stdin.buffer) if name == STANDARD_INPUT else Path(name).open("rb") as file:
+            content = file.read(MOST_BYTES + 1)
+    except OSError as error:
+        raise DataError(f"{name} cannot be read: {error.strerror}") from error
+    if not content:
+        raise DataError(f"{name} is empty; it must be an image file")
+    if len(content) > MOST_BYTES:
+        raise DataError(f"{name} is too large: at most {MOST_BYTES:,} bytes are read")
+    return content
 
 
 def to_grey(image: Image.Image) -> Grey:
@@ -151,10 +161,9 @@ def predict_files(names: list[str]) -> tuple[list[Prediction], list[DataError]]:
             errors.append(error)
     if not drawings:
         return [], errors
-    images = torch.from_numpy(np.stack([drawing.image for drawing in drawings]))
-    with torch.inference_mode():
-        probabilities = network(normalize(images.unsqueeze(1), info)).double().softmax(1)
-    best = probabilities.topk(min(TOP, len(info.classes)))
+    images = torch.from_numpy(np.stack([drawing.image for drawing in drawings])).unsqueeze(1)
+    logits = predict(network, TensorDigits(images, torch.empty(0), info))
+    best = logits.double().softmax(1).topk(min(TOP, len(info.classes)))
     return [
         judge(name, drawing.plain, [info.classes[index] for index in indices], values)
         for name, drawing, indices, values in zip(

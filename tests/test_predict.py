@@ -172,6 +172,19 @@ def test_a_wrong_file_is_one_line_that_names_it(tmp_path: Path, content: bytes, 
     assert "\n" not in str(error.value)
 
 
+def test_a_file_without_end_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipeline.predict.MOST_BYTES", 10_000)
+    with pytest.raises(DataError, match=r"^/dev/zero is too large: at most 10,000 bytes are read$"):
+        read_image("/dev/zero")
+
+
+def test_a_large_image_of_16_bits_is_made_smaller(seven: Bytes, tmp_path: Path) -> None:
+    name = str(tmp_path / "large.tiff")
+    Image.fromarray((255 - seven).astype(np.uint16).repeat(100, 0).repeat(100, 1) * 257).save(name)
+    assert read_image(name).shape == (2000, 2000)
+    assert distance(name, seven) < 12
+
+
 @settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     kind=st.sampled_from(["PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP", "PPM", "DDS", "AVIF"]),
