@@ -30,13 +30,13 @@ def main() -> None:
         probe.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{probe.getsockname()[1]}/api"
     with tempfile.TemporaryDirectory() as folder, Lifeline() as lifeline:
-        os.environ |= {"PREFECT_HOME": f"{folder}/prefect", "PREFECT_LOGGING_TO_CONSOLE": "0"}
+        os.environ["PREFECT_HOME"] = f"{folder}/prefect"
         clone = Path(folder) / "clone"
         subprocess.run(["git", "clone", "--quiet", str(here), str(clone)], check=True)
         ask(clone, "config", "--local", "cache.dir", ask(here, "cache", "dir").strip())
         ask(clone, "checkout", "--quiet")
         with server(url, lifeline):
-            variables = {"PREFECT_API_URL": url}
+            variables = {"PREFECT_API_URL": url, "PREFECT_HOME": f"{folder}/prefect", "PREFECT_LOGGING_LEVEL": "ERROR"}
             seconds(clone, *RUN, **variables)
             rounds = [measure(clone, **variables) for _ in range(ROUNDS)]
     run, published, unchanged = (statistics.median(column) for column in zip(*rounds, strict=True))

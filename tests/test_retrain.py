@@ -51,11 +51,6 @@ def test_a_model_is_published_if_it_is_new_and_good_enough(folder: Path, api: Ap
     assert name == "Rejected"
     assert reason.startswith("accuracy 60.00% against the champion's 75.00%: the drop of 15.00% is more than the 5.00%")
     assert api.artifacts(api.last_run())["verdict"].startswith("# Rejected\n")
-    name, reason = end(changes={"train.skill": 140, "gate.largest_drop": 0.5})
-    assert (name, reason) == (
-        "Rejected",
-        "worse than the champion by more than noise: 0 images gained and 10 lost, McNemar's p = 0.00195",
-    )
     assert everything(folder) == before
 
     name, reason = end(changes={"train.skill": 170}, skip_ci=False)
@@ -78,13 +73,11 @@ def test_with_nothing_to_do_no_stage_is_asked_of_dvc(folder: Path) -> None:
 
 
 def test_a_stage_that_fails_publishes_nothing(folder: Path, api: Api) -> None:
-    end()
-    before = execute(folder, "git", "for-each-ref", "refs/heads/champion", "refs/tags")
     (folder / "evaluate.py").write_text("raise SystemExit(3)")
     commit_all(folder)
     name, reason = end()
     assert (name, reason.splitlines()[0]) == ("Failed", "evaluate failed: exit code 3")
-    assert execute(folder, "git", "for-each-ref", "refs/heads/champion", "refs/tags") == before
+    assert execute(folder, "git", "for-each-ref", "refs/heads/champion", "refs/tags") == ""
 
 
 @pytest.mark.parametrize(
