@@ -27,9 +27,9 @@ def api(tmp_path_factory: pytest.TempPathFactory) -> "Iterator[Api]":
         yield api
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> "Iterator[Browser]":
-    """Skips the test where there is none."""
+    """Skips the test where there is none. No longer than a module: Playwright's event loop would confuse Prefect."""
     from browser import running_browser
 
     with running_browser() as browser:
