@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from ruamel.yaml import YAML
 
 from pipeline.errors import ParamsError
+from pipeline.gate import GateParams
 from pipeline.params import Params, load_params
 from pipeline.stages.evaluate import EvaluateParams
 from pipeline.stages.fetch import FetchParams
@@ -21,6 +22,7 @@ MODELS: dict[str, type[Params]] = {
     "train": TrainParams,
     "evaluate": EvaluateParams,
     "report": ReportParams,
+    "gate": GateParams,
 }
 
 
