@@ -8,11 +8,15 @@ import json
 import math
 import os
 import sys
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from pipeline.errors import STOPPING, DataError, PipelineError, run
+
+if TYPE_CHECKING:
+    from prefect.client.schemas.objects import State
 
 
 class Parser(argparse.ArgumentParser):
@@ -56,14 +60,19 @@ def plan(arguments: argparse.Namespace) -> None:
         print(f"{step.stage:{width}}  {step.action:7}  {'; '.join(step.reasons)}")
 
 
+def execute(flow: "Callable[..., State[Any]]", *arguments: Any) -> None:
+    from pipeline.serve import any_server
+
+    with any_server():
+        state = flow(*arguments, return_state=True)
+    if not state.is_completed():
+        sys.exit(1)
+
+
 def run_now(arguments: argparse.Namespace) -> None:
     from pipeline.flow import run_graph
 
-    state = run_graph(
-        arguments.stages or None, arguments.force, arguments.when_busy, arguments.wait_seconds, return_state=True
-    )
-    if not state.is_completed():
-        sys.exit(1)
+    execute(run_graph, arguments.stages or None, arguments.force, arguments.when_busy, arguments.wait_seconds)
 
 
 def retrain(arguments: argparse.Namespace) -> None:
@@ -71,9 +80,7 @@ def retrain(arguments: argparse.Namespace) -> None:
     from pipeline.retrain import retrain
 
     changes = parse_changes(arguments.set)
-    state = retrain(arguments.rev, changes, arguments.publish, arguments.push, arguments.skip_ci, return_state=True)
-    if not state.is_completed():
-        sys.exit(1)
+    execute(retrain, arguments.rev, changes, arguments.publish, arguments.push, arguments.skip_ci)
 
 
 def promote(arguments: argparse.Namespace) -> None:
@@ -148,21 +155,17 @@ def add_target(command: argparse.ArgumentParser) -> None:
 def sweep(arguments: argparse.Namespace) -> None:
     from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 
-    from pipeline.cluster import dask_runner, find_source, shared_server
+    from pipeline.cluster import dask_runner, find_source
     from pipeline.git import resolve
     from pipeline.sweep import sweep
 
-    commit, settings = resolve(Path.cwd(), arguments.rev), arguments.set
-    target = arguments.publish, arguments.push
+    root, source = Path.cwd(), None
+    commit = resolve(root, arguments.rev)
+    runner: TaskRunner[Any] = ThreadPoolTaskRunner(max_workers=arguments.jobs)
     if arguments.dask:
-        source, runner = find_source(Path.cwd(), commit), dask_runner(arguments.dask, arguments.jobs)
-        with shared_server(arguments.dask):
-            state = sweep.with_options(task_runner=runner)(commit, settings, *target, source, return_state=True)
-    else:
-        threads: TaskRunner[Any] = ThreadPoolTaskRunner(max_workers=arguments.jobs)
-        state = sweep.with_options(task_runner=threads)(commit, settings, *target, return_state=True)
-    if not state.is_completed():
-        sys.exit(1)
+        source, runner = find_source(root, commit), dask_runner(arguments.dask, arguments.jobs)
+    placed = sweep.with_options(task_runner=runner)
+    execute(placed, commit, arguments.set, arguments.publish, arguments.push, source)
 
 
 def main() -> None:

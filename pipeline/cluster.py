@@ -11,16 +11,13 @@ from uuid import UUID
 from filelock import FileLock
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import FlowRunFilter
-from prefect.logging.handlers import APILogHandler
-from prefect.settings import PREFECT_API_URL, temporary_settings
+from prefect.settings import PREFECT_API_URL
 from prefect.states import Crashed
 from prefect.task_runners import TaskRunner
 
 from pipeline.errors import PipelineError
 from pipeline.git import GitError, git
 from pipeline.graph import ask
-from pipeline.serve import DEFAULT_URL, server
-from pipeline.supervisor import Lifeline
 
 REMOTE = "origin"
 LOCAL = "local"  # in place of an address: a cluster that lasts as long as the run
@@ -49,20 +46,10 @@ def find_source(root: Path, commit: str) -> Source:
     return Source(str(root / url) if (root / url).is_dir() else url, git(root, "rev-parse", "--show-prefix"))
 
 
-@contextmanager
-def shared_server(address: str) -> Iterator[None]:
-    """Have a Prefect server that workers reach too: a temporary one would know of one process only."""
-    url = PREFECT_API_URL.value()
-    if address != LOCAL and not url:
-        raise PipelineError(f"the workers of {address} need a Prefect server that they reach; set PREFECT_API_URL")
-    url = url or DEFAULT_URL
-    with Lifeline() as lifeline, server(url, lifeline), temporary_settings({PREFECT_API_URL: url}):
-        yield
-        APILogHandler().flush()  # before the server is gone
-
-
 def dask_runner(address: str, workers: int) -> TaskRunner[Any]:
     """The cluster at `address`, or for LOCAL one of so many processes."""
+    if address != LOCAL and not PREFECT_API_URL.value():
+        raise PipelineError(f"the workers of {address} need a Prefect server that they reach; set PREFECT_API_URL")
     try:
         from prefect_dask.task_runners import DaskTaskRunner
     except ImportError as error:

@@ -1,6 +1,7 @@
 """From nothing to a scheduled pipeline: Prefect's server where none answers, the deployment, its schedule."""
 
 import json
+import socket
 import time
 from collections import deque
 from collections.abc import Iterator
@@ -19,6 +20,7 @@ from prefect.client.schemas.schedules import CronSchedule, IntervalSchedule
 from prefect.deployments.runner import RunnerDeployment
 from prefect.events.schemas.automations import AutomationCore
 from prefect.flows import Flow
+from prefect.logging.handlers import APILogHandler
 from prefect.settings import PREFECT_API_URL, temporary_settings
 from pydantic import ValidationError
 
@@ -99,6 +101,22 @@ def server(url: str, lifeline: Lifeline) -> Iterator[None]:
     finally:
         command.stop()
         command.wait()
+
+
+@contextmanager
+def any_server() -> Iterator[None]:
+    """Have the Prefect server of PREFECT_API_URL, or one for a single run; Prefect's own would outlive a killed one."""
+    if PREFECT_API_URL.value():
+        yield
+        return
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{probe.getsockname()[1]}/api"
+    with Lifeline() as lifeline, server(url, lifeline), temporary_settings({PREFECT_API_URL: url}):
+        try:
+            yield
+        finally:
+            APILogHandler().flush()  # while there is somebody to send it to
 
 
 def answers(url: str) -> bool:

@@ -7,11 +7,22 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+import pytest
 from helpers import ROOT, STAGES, edit_params, execute
 from prefect_api import Api, free_port, message
-from toy import STAY, make_model_workspace, make_workspace, processes_in, start_pipeline, wait_for_pids, wait_until
+from toy import (
+    STAY,
+    assert_that_nothing_is_left,
+    make_model_workspace,
+    make_workspace,
+    processes_in,
+    start_pipeline,
+    wait_for_pids,
+    wait_until,
+)
 
 from pipeline.graph import environment
+from pipeline.serve import answers
 
 RAN = dict.fromkeys(STAGES, "Completed")
 RETRAINED = RAN | {"fetch": "Skipped", "preprocess": "Skipped"}
@@ -75,13 +86,21 @@ def test_scheduled_retraining_publishes_what_is_new(tmp_path: Path, api: Api) ->
     assert execute(folder, "git", "log", "--format=%s", "main") == "new\nall\n"
 
 
-def test_without_a_server_there_is_one_for_the_run(tmp_path: Path) -> None:
-    folder = make_workspace(tmp_path / "alone", {"only": ""})
-    result = subprocess.run(
-        ["python", "-m", "pipeline", "run"], cwd=folder, env=environment(), capture_output=True, text=True, check=True
-    )
-    assert "Starting temporary server" in result.stderr
-    assert "Finished in state Completed" in result.stderr
+@pytest.mark.parametrize("number", [None, signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_without_a_server_there_is_one_as_long_as_the_run(tmp_path: Path, number: signal.Signals | None) -> None:
+    folder = make_workspace(tmp_path / "alone", {"only": STAY if number else ""})
+    process = start_pipeline(folder, "", "run", home=tmp_path / "prefect")
+    if number:
+        processes = wait_for_pids(folder)
+        process.send_signal(number)
+    output, _ = process.communicate()
+    assert output.startswith("starting Prefect's server at http://127.0.0.1:")
+    if number:
+        assert_that_nothing_is_left(folder, processes)
+    else:
+        assert "Finished in state Completed" in output
+    url = output.partition(" at ")[2].partition("\n")[0]
+    wait_until(lambda: not answers(url))
 
 
 def test_a_killed_run_is_marked_crashed_and_frees_the_schedule(tmp_path: Path, api: Api) -> None:
