@@ -152,7 +152,9 @@ def collect(
     if not state.is_completed():
         return Candidate(commit, dict(changes), steps, states, state, b"", {}, {}, None, b"", gate)
     changed = git(tree, "diff", "-z", "--name-only", "--relative", "HEAD").split("\0")
-    added = git(tree, "ls-files", "-z", "--others", "--exclude-standard").split("\0")
+    # whoever has lost the .gitignore that DVC makes in .dvc shall not publish passwords
+    excluded = ("--exclude-standard", "--exclude=.dvc/")
+    added = git(tree, "ls-files", "-z", "--others", *excluded).split("\0")
     kept = [
         tree / name for name in changed + added if name and (tree / name).is_file() and not (tree / name).is_symlink()
     ]

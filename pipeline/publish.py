@@ -30,7 +30,6 @@ BRANCH = "champion"
 LOCK = "dvc.lock"
 PREDICTIONS = "reports/predictions.csv"
 JOURNAL = "publish.json"  # in Git's folder: what a run is about to move, and where to
-NONE = "0" * 40  # what Git calls no commit
 
 
 class RaceLostError(PipelineError):
@@ -269,7 +268,9 @@ def move(target: Target, updates: Mapping[str, str], tip: str | None = None) -> 
     """Set refs, all or none: the branch if it still is at `tip`, a tag if it is not there yet; raise RaceLostError."""
     if not updates:
         return
-    lines = [f"update {ref} {new} {tip if ref == target.ref and tip else NONE}" for ref, new in updates.items()]
+    old = {target.ref: tip} if tip else {}
+    # zeros, as many as a hash has digits: the ref must not be there yet
+    lines = [f"update {ref} {new} {old.get(ref, '0' * len(new))}" for ref, new in updates.items()]
     try:
         git(target.root, "update-ref", "--stdin", content="\n".join(["start", *lines, "commit", ""]).encode())
     except GitError as error:

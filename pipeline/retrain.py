@@ -100,7 +100,7 @@ def publish_candidate(target: Target, candidate: Candidate, verdict: Verdict, ti
     files = candidate.files | {VERDICT: to_markdown(verdict, "Published").encode()}
     subject = f"Publish {{version}}: {verdict.gate.metric} {verdict.candidate:.2%}{' [skip ci]' * skip_ci}"
     trailers = [
-        *(f"Changed: {name} to {value}" for name, value in candidate.changes.items()),
+        *(f"Changed: {name} to {value!r}" for name, value in candidate.changes.items()),
         f"Retrained-from: {candidate.commit}",
         f"Flow-run: {runtime.flow_run.name} {runtime.flow_run.id}",
     ]

@@ -129,3 +129,19 @@ def test_a_stage_that_fails_makes_no_candidate(tmp_path: Path, api: Api) -> None
     made = run_in_flow(folder, api, {})
     assert (made.state.name, made.states["train"].name, made.files) == ("Failed", "Completed", {})
     assert str(made.state.message).startswith("evaluate failed: exit code 3\n")
+
+
+def test_what_dvc_keeps_for_itself_is_no_part_of_a_candidate(tmp_path: Path, api: Api) -> None:
+    """Even where nothing tells Git to ignore it: the settings of this machine may hold passwords."""
+    folder = make_model_workspace(tmp_path / "toy")
+    (folder / ".dvc" / ".gitignore").unlink()
+    execute(folder, "git", "rm", "--quiet", "--cached", ".dvc/.gitignore")
+    execute(folder, "git", "-c", "user.name=test", "-c", "user.email=test@localhost", "commit", "-qm", "not ignored")
+    made = run_in_flow(folder, api, {})
+    assert sorted(made.files) == [
+        ".gitignore",
+        "dvc.lock",
+        "reports/.gitignore",
+        "reports/history.csv",
+        "reports/metrics.json",
+    ]
