@@ -28,7 +28,7 @@ test: setup ## Lint, types and tests
 	python -m mypy
 	python -m pytest
 
-faults: setup ## Inject every fault there is a test for, in real processes; a quarter of an hour
+faults: setup ## Inject every fault there is a test for, in real processes; half an hour
 	python -m pytest tests/faults
 
 bench: run ## Time the training loop beside the notebook's
