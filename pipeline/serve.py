@@ -87,7 +87,8 @@ def server(url: str, lifeline: Lifeline) -> Iterator[None]:
         raise PipelineError(f"no Prefect server answers at {url}; start it, or unset PREFECT_API_URL to have one here")
     print(f"starting Prefect's server at {url}", flush=True)
     where = ["--host", str(address.hostname), "--port", str(address.port or 4200)]
-    command = Command(["prefect", "server", "start", *where], lifeline, Path.cwd(), environment())
+    variables = environment() | {"PREFECT_SERVER_UI_API_URL": url}  # or its pages would ask another port
+    command = Command(["prefect", "server", "start", *where], lifeline, Path.cwd(), variables)
     tail: deque[str] = deque(maxlen=5)
     reader = Thread(target=lambda: tail.extend(command.lines()), daemon=True)
     reader.start()

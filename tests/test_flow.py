@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import httpx
 import pytest
 from prefect_api import Api, message, run
 from toy import ATTEMPTS, execute, make_workspace, wait_until
@@ -37,6 +38,10 @@ def test_states_tell_what_ran_and_what_was_skipped_in_the_graphs_order(tmp_path:
     _, _, flow_run = run(folder, api, "--force", "second")
     expected = {"first": "Completed", "second": "Completed"}
     assert api.states(flow_run, expected) == expected
+
+
+def test_the_servers_pages_ask_the_server_itself(api: Api) -> None:
+    assert httpx.get(f"{api.url.removesuffix('/api')}/ui-settings").json()["api_url"] == api.url
 
 
 def test_a_failed_stage_fails_the_run_with_its_last_lines_and_is_not_retried(tmp_path: Path, api: Api) -> None:
