@@ -28,8 +28,8 @@ test: setup ## Lint, types and tests
 	python -m mypy
 	python -m pytest
 
-faults: setup ## Inject every fault there is a test for, in real processes; half an hour
-	python -m pytest tests/faults
+faults: setup ## Inject every fault there is a test for, in real processes, and run the slow tests; half an hour
+	python -m pytest -m slow
 
 bench: run ## Time the training loop beside the notebook's
 	python -m benchmarks.speed

@@ -85,6 +85,7 @@ def test_a_parameter_that_is_not_there_is_refused_in_one_line(tmp_path: Path, na
     assert (tmp_path / "params.yaml").read_bytes() == (ROOT / "params.yaml").read_bytes()
 
 
+@pytest.mark.slow
 def test_a_candidate_is_made_beside_what_the_person_is_at(repository: Path, api: Api) -> None:
     edit_params(repository, "train", "epochs", 9)
     (repository / "notes").write_text("the person's")

@@ -46,6 +46,7 @@ def test_a_stages_deps_are_the_modules_it_loads(stage: str) -> None:
     assert (loaded - code, code - loaded) == (set(), set()), "missing from, and superfluous in, deps of dvc.yaml"
 
 
+@pytest.mark.slow
 def test_the_stages_tests_do_without_prefect() -> None:
     program = (
         "import sys, pytest; code = pytest.main(['tests/stages', '--collect-only', '--quiet', '-n0']);"

@@ -65,6 +65,7 @@ def test_when_no_source_answered_it_is_tried_again(tmp_path: Path, api: Api) -> 
     wait_until(lambda: api.tasks(flow_run)["only"]["run_count"] == 3)
 
 
+@pytest.mark.slow
 def test_branches_run_at_once(tmp_path: Path, api: Api) -> None:
     """Each waits for the other, so one after the other would never end."""
     meet = """

@@ -31,6 +31,7 @@ def everything(folder: Path) -> tuple[str, str, bytes]:
     return status, execute(folder, "git", "for-each-ref"), (folder / ".git" / "index").read_bytes()
 
 
+@pytest.mark.slow
 def test_a_model_is_published_if_it_is_new_and_good_enough(folder: Path, api: Api) -> None:
     assert end() == ("Published", "toy@v1.0.0: accuracy 75.00%, and no champion yet")
     run = api.last_run()

@@ -80,6 +80,7 @@ def test_what_is_no_list_of_values_is_refused_in_one_line(settings: list[str], r
     assert str(raised.value).startswith(reason)
 
 
+@pytest.mark.slow
 def test_the_best_is_first_failures_are_told_and_the_rest_goes_on(toy: Path, api: Api) -> None:
     before = execute(toy, "git", "status", "--porcelain")
     output = finish(start_pipeline(toy, api.url, "sweep", "--set", "train.rate=0.5,0.9", "--set", "train.size=1,0"))

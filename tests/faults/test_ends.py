@@ -11,6 +11,8 @@ from toy import ATTEMPTS, STAY, assert_that_nothing_is_left, make_workspace, wai
 
 from pipeline.graph import environment
 
+pytestmark = pytest.mark.slow
+
 
 def cancel(process: "subprocess.Popen[str]", flow_run: dict[str, Any], api: Api) -> None:
     api.post(f"flow_runs/{flow_run['id']}/set_state", {"state": {"type": "CANCELLING"}, "force": False})

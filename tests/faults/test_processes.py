@@ -16,6 +16,8 @@ from pathlib import Path
 import pytest
 from helpers import ENVIRONMENT, STAGES, edit_params, execute
 
+pytestmark = pytest.mark.slow
+
 SHIM = Path(__file__).with_name("shim")
 EPOCHS, EVERY, BATCH, IMAGES = 3, 4, 32, 500
 STEPS = EPOCHS * 16

@@ -24,6 +24,8 @@ from toy import (
 from pipeline.graph import environment
 from pipeline.serve import answers
 
+pytestmark = pytest.mark.slow
+
 RAN = dict.fromkeys(STAGES, "Completed")
 RETRAINED = RAN | {"fetch": "Skipped", "preprocess": "Skipped"}
 RESTORED = {stage: "Restored" if state == "Completed" else state for stage, state in RETRAINED.items()}

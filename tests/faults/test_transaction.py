@@ -24,6 +24,8 @@ from toy import commit_all, execute, make_model_workspace, start_pipeline, wait_
 
 from pipeline.git import git
 
+pytestmark = pytest.mark.slow
+
 SHIM = Path(__file__).with_name("shim-git")
 OLD, NEW = "150", "170"  # images that the champion reads right, and that the one after it does
 REFS_WHOLE = ["toy#prod#1", "toy#prod#2", "toy@v1.0.0", "toy@v1.1.0"]

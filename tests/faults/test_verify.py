@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 from helpers import ENVIRONMENT, execute, files_under
 
+pytestmark = pytest.mark.slow
+
 MODEL = "models/model.safetensors"
 GIT = ("git", "-c", "user.name=test", "-c", "user.email=test@localhost")
 

@@ -17,6 +17,8 @@ from toy import processes_in, start_pipeline, wait_until
 
 from pipeline.graph import environment
 
+pytestmark = pytest.mark.slow
+
 DASK = (sys.executable, "-m", "dask")
 SETTINGS: dict[str, list[Any]] = {
     "train.learning_rate": [0.002, 0.004],

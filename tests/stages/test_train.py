@@ -42,6 +42,7 @@ def test_the_model_and_its_history_are_written(finished_workspace: Path) -> None
     assert info.dataset == "sample"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "environment",
     [
@@ -62,6 +63,7 @@ def test_no_environment_changes_the_bytes(finished_workspace: Path, environment:
     assert (MODEL.read_bytes(), HISTORY.read_bytes()) == before
 
 
+@pytest.mark.slow
 def test_another_folder_changes_no_byte(finished_workspace: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
     folder = tmp_path_factory.mktemp("elsewhere") / "in a folder, deeper — ü"
     shutil.copytree(finished_workspace, folder)
@@ -71,6 +73,7 @@ def test_another_folder_changes_no_byte(finished_workspace: Path, tmp_path_facto
     assert (folder / HISTORY).read_bytes() == HISTORY.read_bytes()
 
 
+@pytest.mark.slow
 def test_a_terminal_changes_no_byte(finished_workspace: Path) -> None:
     """With one there is a progress bar, which reads the loss within an epoch."""
     before = MODEL.read_bytes(), HISTORY.read_bytes()
