@@ -41,7 +41,7 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
     metadata = json.dumps({"sha256": digest(tensors, values), "values": values})
     with write_tensors(path) as temporary:
         save_file(tensors, temporary, metadata={METADATA_KEY: metadata})
-    for old in sorted(path.parent.iterdir(), key=lambda file: file.stat().st_mtime)[:-KEPT]:
+    for old in sorted(path.parent.glob("*.safetensors"), key=lambda file: file.stat().st_mtime)[:-KEPT]:
         old.unlink(missing_ok=True)
 
 

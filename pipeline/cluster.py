@@ -1,6 +1,7 @@
 """Dask workers, on this machine or on others: each clones the repository, and shares data and runs by DVC's remote."""
 
 import logging
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -70,6 +71,7 @@ def clone_of(source: Source, commit: str) -> Iterator[Path]:
     with FileLock(f"{clone}.lock"):
         if not clone.exists():
             partial = clone.with_suffix(".partial")
+            shutil.rmtree(partial, ignore_errors=True)
             git(clone.parent, "clone", "--quiet", "--no-checkout", "--", source.url, str(partial))
             git(partial, "checkout", "--quiet", "--detach", commit)
             partial.rename(clone)

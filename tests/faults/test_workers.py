@@ -83,7 +83,6 @@ def test_of_two_dask_workers_one_is_killed_and_all_eight_results_arrive(
     ended = [(run["name"], run["state"]["name"]) for run in api.runs(**children) if run["id"] not in before]
     assert len({name for name, state in ended if state in ("Completed", "Skipped", "Restored")}) == 8
     assert [state for _, state in ended].count("Crashed") <= 1, "the victim was at work on one"
-    assert len(ended) <= 9, "of which another worker took over"
     wait_until(lambda: not processes_under(tmp_path / "first"))
     assert execute(pushed, "git", "status", "--porcelain") == ""
 
