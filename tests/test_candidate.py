@@ -132,6 +132,7 @@ def test_a_stage_that_fails_makes_no_candidate(tmp_path: Path, api: Api) -> None
     assert str(made.state.message).startswith("evaluate failed: exit code 3\n")
 
 
+@pytest.mark.slow
 def test_what_dvc_keeps_for_itself_is_no_part_of_a_candidate(tmp_path: Path, api: Api) -> None:
     """Even where nothing tells Git to ignore it: the settings of this machine may hold passwords."""
     folder = make_model_workspace(tmp_path / "toy")

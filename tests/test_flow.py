@@ -56,6 +56,7 @@ def test_a_failed_stage_fails_the_run_with_its_last_lines_and_is_not_retried(tmp
     assert api.tasks(flow_run)["second"]["run_count"] == 1
 
 
+@pytest.mark.slow
 def test_when_no_source_answered_it_is_tried_again(tmp_path: Path, api: Api) -> None:
     script = ATTEMPTS + "if len(tries.read_text()) < 3: raise SystemExit(75)"
     folder = make_workspace(tmp_path / "retried", {"only": script}, retry_delay=0.1)

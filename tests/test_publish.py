@@ -107,6 +107,7 @@ def test_the_line_goes_on_from_newer_code(target: Target, folder: Path) -> None:
     assert git(folder, "rev-parse", "champion~1") == git(folder, "rev-parse", "HEAD")
 
 
+@pytest.mark.slow
 def test_dvc_fetches_a_version_or_what_is_in_production(target: Target, folder: Path, tmp_path: Path) -> None:
     publish_now(target)
     (folder / "params.yaml").write_text((folder / "params.yaml").read_text().replace("150", "160"))
@@ -260,6 +261,7 @@ def test_what_a_kill_left_out_is_made_up(
     assert refs(folder) == refs(tmp_path / "remote.git") == ({} if lost_here == lost_there == REFS else whole)
 
 
+@pytest.mark.slow
 def test_refs_that_a_dead_git_locked_are_freed_and_others_are_not(shared: Target, folder: Path, tmp_path: Path) -> None:
     publish_now(shared, notes_md="one")
     new = {ref: "1" * 40 for ref in ("refs/heads/champion", "refs/tags/toy@v1.1.0", "refs/tags/toy#prod#2")}

@@ -73,6 +73,7 @@ def test_with_nothing_to_do_no_stage_is_asked_of_dvc(folder: Path) -> None:
     assert end() == ("Unchanged", "champion has this model already")
 
 
+@pytest.mark.slow
 def test_a_stage_that_fails_publishes_nothing(folder: Path, api: Api) -> None:
     (folder / "evaluate.py").write_text("raise SystemExit(3)")
     commit_all(folder)

@@ -143,6 +143,7 @@ def test_no_mistakes_make_a_page_too(finished_workspace: Path) -> None:
         assert sheet.format == "PNG"
 
 
+@pytest.mark.slow
 def test_a_thousand_mistakes_still_make_a_small_page(finished_workspace: Path) -> None:
     predictions = pd.concat([pd.read_csv(PREDICTIONS)] * 6)
     predictions["prediction"] = (predictions["label"] + 1) % 10
