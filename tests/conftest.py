@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,6 +13,9 @@ os.environ["OMP_NUM_THREADS"] = "1"  # before torch is loaded: two test processe
 
 from helpers import PARAMS, ROOT, STAGES, execute, repro, set_params
 from ruamel.yaml import YAML
+
+# A shell starts what it runs in the background deaf to Ctrl-C, and all that starts from there; the tests send Ctrl-C.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
