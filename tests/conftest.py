@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING
 import pytest
 
 os.environ["OMP_NUM_THREADS"] = "1"  # before torch is loaded: two test processes share the machine's cores
+os.environ |= {"GIT_CONFIG_GLOBAL": os.devnull, "GIT_CONFIG_NOSYSTEM": "1"}  # nobody's name, signing or hooks
 
-from helpers import PARAMS, ROOT, STAGES, execute, repro, set_params
+from helpers import PARAMS, ROOT, STAGES, repro, set_params
 from ruamel.yaml import YAML
+from toy import commit_all, execute
 
 # A shell starts what it runs in the background deaf to Ctrl-C, and all that starts from there; the tests send Ctrl-C.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -83,8 +85,7 @@ def reproduced(tmp_path_factory: pytest.TempPathFactory) -> Path:
         YAML().dump(PARAMS, file)
     execute(folder, "git", "init", "--quiet")
     assert repro(folder) == (list(STAGES), [])
-    execute(folder, "git", "add", "--all")
-    execute(folder, "git", "-c", "user.name=test", "-c", "user.email=test@localhost", "commit", "--quiet", "-m", "all")
+    commit_all(folder)
     return folder
 
 

@@ -1,15 +1,13 @@
 """What tests share: the stages, their parameters on the sample of real digits, and small looks at files."""
 
 import json
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 from ruamel.yaml import YAML
+from toy import execute
 
 from pipeline.data import load_digits, save_digits
 from pipeline.stages import evaluate, fetch, preprocess, report, train
@@ -17,8 +15,6 @@ from pipeline.stages import evaluate, fetch, preprocess, report, train
 ROOT = Path(__file__).parents[1]
 SAMPLE = ROOT / "tests" / "data"
 STAGES = {"fetch": fetch, "preprocess": preprocess, "train": train, "evaluate": evaluate, "report": report}
-
-ENVIRONMENT = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "DVC_NO_ANALYTICS": "1"}
 
 HOSTILE = '$\\frac$<script>alert(1)</script><img src="http://x/" onerror=alert(1)>"&\''  # as the name of a class
 
@@ -51,12 +47,6 @@ def set_params(**changes: dict[str, Any]) -> None:
 
 def files_under(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-
-
-def execute(folder: Path, *command: str) -> str:
-    result = subprocess.run(command, cwd=folder, env=ENVIRONMENT, capture_output=True, text=True)
-    assert result.returncode == 0, result.stdout + result.stderr
-    return result.stdout
 
 
 def repro(folder: Path) -> tuple[list[str], list[str]]:

@@ -8,7 +8,7 @@ import pytest
 from helpers import ROOT, edit_params
 from prefect import flow
 from prefect_api import Api, calling
-from toy import commit_all, execute, make_model_workspace
+from toy import GIT, commit_all, execute, make_model_workspace
 
 from pipeline.candidate import Candidate, change_params, parse_changes, run_isolated
 from pipeline.errors import ParamsError
@@ -138,7 +138,7 @@ def test_what_dvc_keeps_for_itself_is_no_part_of_a_candidate(tmp_path: Path, api
     folder = make_model_workspace(tmp_path / "toy")
     (folder / ".dvc" / ".gitignore").unlink()
     execute(folder, "git", "rm", "--quiet", "--cached", ".dvc/.gitignore")
-    execute(folder, "git", "-c", "user.name=test", "-c", "user.email=test@localhost", "commit", "-qm", "not ignored")
+    execute(folder, *GIT, "commit", "-qm", "not ignored")
     made = run_in_flow(folder, api, {})
     assert sorted(made.files) == [
         ".gitignore",

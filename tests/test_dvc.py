@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from helpers import ENVIRONMENT, PARAMS, ROOT, STAGES, edit_params, execute, repro
+from helpers import PARAMS, ROOT, STAGES, edit_params, repro
 from ruamel.yaml import YAML
-from toy import commit_all
+from toy import commit_all, execute
+
+from pipeline.graph import environment
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
@@ -113,7 +115,7 @@ def test_metrics_params_and_plots_are_what_dvc_shows(repository: Path) -> None:
     assert re.search(r"reports/metrics.json\s+expected_calibration_error(\s+-?0\.\d+){3}\s", metrics)
     assert re.search(r"params.yaml\s+evaluate.calibration_bins\s+15\s+2", execute(repository, "dvc", "params", "diff"))
     plots = subprocess.run(
-        ["dvc", "plots", "show"], cwd=repository, env=ENVIRONMENT, check=True, capture_output=True, text=True
+        ["dvc", "plots", "show"], cwd=repository, env=environment(), check=True, capture_output=True, text=True
     )
     assert "failed" not in plots.stderr
     html = (repository / "dvc_plots" / "index.html").read_text(encoding="utf-8")
@@ -149,7 +151,7 @@ def test_an_experiment_runs_and_is_listed(repository: Path) -> None:
 def test_a_failing_stage_stops_with_its_line_and_leaves_the_lock(repository: Path) -> None:
     edit_params(repository, "train", "batch_size", 0)
     before = (repository / "dvc.lock").read_bytes()
-    result = subprocess.run(["dvc", "repro"], cwd=repository, env=ENVIRONMENT, capture_output=True, text=True)
+    result = subprocess.run(["dvc", "repro"], cwd=repository, env=environment(), capture_output=True, text=True)
     assert result.returncode != 0
     assert "error: params.yaml: train.batch_size must be greater than 0, got 0" in result.stderr
     assert (repository / "dvc.lock").read_bytes() == before

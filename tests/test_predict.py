@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from helpers import ENVIRONMENT
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
 from pipeline.data import Bytes, load_digits
 from pipeline.errors import DataError
+from pipeline.graph import environment
 from pipeline.predict import judge, predict_files, read_image, to_drawing
 
 TEST = Path("data/tensors/test.safetensors")
@@ -38,7 +38,7 @@ def seven() -> Bytes:
 
 def command(*arguments: str, data: bytes = b"") -> "subprocess.CompletedProcess[bytes]":
     return subprocess.run(
-        [sys.executable, "-m", "pipeline", "predict", *arguments], env=ENVIRONMENT, input=data, capture_output=True
+        [sys.executable, "-m", "pipeline", "predict", *arguments], env=environment(), input=data, capture_output=True
     )
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from toy import commit_all, execute, make_model_workspace
+from toy import GIT, commit_all, execute, make_model_workspace
 
 from pipeline.errors import PipelineError
 from pipeline.git import GitError, git
@@ -99,7 +99,7 @@ def test_a_version_is_a_commit_on_the_branch_and_two_tags(target: Target, folder
 def test_the_line_goes_on_from_newer_code(target: Target, folder: Path) -> None:
     """From the champion where the code has gone another way, from the code where it has the champion in it."""
     publish_now(target, notes_md="one")
-    execute(folder, "git", "-c", "user.name=a", "-c", "user.email=a@b", "commit", "-q", "--allow-empty", "-m", "newer")
+    execute(folder, *GIT, "commit", "-q", "--allow-empty", "-m", "newer")
     publish_now(target, notes_md="two")
     assert git(folder, "rev-parse", "champion~1") == git(folder, "rev-parse", "toy@v1.0.0^{commit}")
     execute(folder, "git", "reset", "--quiet", "--hard", "champion")
@@ -233,7 +233,7 @@ def test_branches_that_parted_are_refused_in_one_line(shared: Target, folder: Pa
         "push",
         "--quiet",
         "origin",
-        f"{git(folder, 'commit-tree', base + '^{tree}', '-p', base)}:refs/heads/champion",
+        f"{git(folder, *GIT[1:], 'commit-tree', base + '^{tree}', '-p', base)}:refs/heads/champion",
     )
     with pytest.raises(PipelineError, match="champion here and on origin have each what the other has not") as raised:
         settle(shared)

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from prefect_api import Api, finish
 from ruamel.yaml import YAML
-from toy import execute, start_pipeline
+from toy import commit_all, execute, start_pipeline
 
 from pipeline.coordinates import draw_parallel_coordinates, to_svg
 from pipeline.errors import ParamsError
@@ -51,8 +51,7 @@ def toy(tmp_path: Path) -> Path:
     (folder / ".gitignore").write_text("/sweeps/\n")
     execute(folder, "git", "init", "--quiet")
     execute(folder, "dvc", "init", "--quiet")
-    execute(folder, "git", "add", "--all")
-    execute(folder, "git", "-c", "user.name=test", "-c", "user.email=test@localhost", "commit", "--quiet", "-m", "all")
+    commit_all(folder)
     return folder
 
 

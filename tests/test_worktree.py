@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from toy import execute, make_workspace
+from toy import GIT, commit_all, execute, make_workspace
 
 from pipeline.git import GitError, git, resolve
 from pipeline.worktree import FOLDER, share_cache, share_checkpoints, worktree
@@ -114,10 +114,7 @@ def test_a_pipeline_in_a_subfolder_is_found_there(tmp_path: Path) -> None:
     execute(tmp_path, "git", "init", "--quiet")
     (tmp_path / "sub").mkdir()
     (tmp_path / "sub" / "file").write_text("here")
-    execute(tmp_path, "git", "add", "--all")
-    execute(
-        tmp_path, "git", "-c", "user.name=test", "-c", "user.email=test@localhost", "commit", "--quiet", "-m", "all"
-    )
+    commit_all(tmp_path)
     with worktree(tmp_path / "sub", "HEAD", "try") as (tree, _):
         assert (tree / "file").read_text() == "here"
 
@@ -126,10 +123,9 @@ def test_dvc_has_there_the_cache_and_the_remotes_of_the_checkout(folder: Path, t
     """Their paths are relative in the checkout's configuration, one for all, one for this machine."""
     execute(folder, "dvc", "remote", "add", "--default", "shared", "../shared")
     execute(folder, "dvc", "remote", "add", "--local", "own", "../own")
-    execute(folder, "git", "-c", "user.name=test", "-c", "user.email=test@localhost", "commit", "-qam", "remote")
+    execute(folder, *GIT, "commit", "-qam", "remote")
     execute(folder, "dvc", "repro")
-    execute(folder, "git", "add", "--all")
-    execute(folder, "git", "-c", "user.name=test", "-c", "user.email=test@localhost", "commit", "-qam", "lock")
+    commit_all(folder)
     with worktree(folder, "HEAD", "try") as (tree, beside):
         share_cache(folder, tree, beside)
         execute(tree, "dvc", "checkout")

@@ -13,6 +13,7 @@ from ruamel.yaml import YAML
 
 from pipeline.graph import environment
 
+GIT = ("git", "-c", "user.name=test", "-c", "user.email=test@localhost")
 WAIT = 120.0  # seconds that a test waits for what happens within a few; no measure of speed
 
 
@@ -49,7 +50,7 @@ def make_workspace(
 
 def commit_all(folder: Path) -> None:
     execute(folder, "git", "add", "--all")
-    execute(folder, "git", "-c", "user.name=test", "-c", "user.email=test@localhost", "commit", "--quiet", "-m", "all")
+    execute(folder, *GIT, "commit", "--quiet", "-m", "all")
 
 
 # Models that are a number, the share of 200 test images that they read right, and take no time to train

@@ -14,7 +14,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from helpers import ENVIRONMENT, STAGES, edit_params, execute
+from helpers import STAGES, edit_params
+from toy import execute
+
+from pipeline.graph import environment
 
 pytestmark = pytest.mark.slow
 
@@ -39,8 +42,8 @@ def draw_kills() -> list[str]:
 
 
 def repro(folder: Path, **faults: str) -> subprocess.CompletedProcess[str]:
-    environment = ENVIRONMENT | {"PYTHONPATH": str(SHIM), "FAULT_LOG": str(folder / "steps.log")} | faults
-    return subprocess.run(["dvc", "repro"], cwd=folder, env=environment, capture_output=True, text=True)
+    variables = environment() | {"PYTHONPATH": str(SHIM), "FAULT_LOG": str(folder / "steps.log")} | faults
+    return subprocess.run(["dvc", "repro"], cwd=folder, env=variables, capture_output=True, text=True)
 
 
 def images_trained(folder: Path) -> int:
@@ -158,7 +161,7 @@ def test_a_read_only_folder_is_one_line_and_keeps_what_was_there(repository: Pat
     before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
     command = f"{mount} && exec '{sys.executable}' -m pipeline.stages.{stage}"
     result = subprocess.run(
-        [*unshare, "sh", "-c", command], cwd=repository, env=ENVIRONMENT, capture_output=True, text=True
+        [*unshare, "sh", "-c", command], cwd=repository, env=environment(), capture_output=True, text=True
     )
     assert result.returncode == 1
     assert re.fullmatch(r"error: .*Read-only file system.*\n", result.stderr), result.stderr
@@ -171,11 +174,11 @@ def test_of_two_runs_at_once_one_works_and_the_other_says_so(
 ) -> None:
     folder = tmp_path / "repository"
     shutil.copytree(untrained, folder, symlinks=True)
-    first = subprocess.Popen(["dvc", "repro"], cwd=folder, env=ENVIRONMENT, stdout=subprocess.PIPE, text=True)
+    first = subprocess.Popen(["dvc", "repro"], cwd=folder, env=environment(), stdout=subprocess.PIPE, text=True)
     assert first.stdout
     while "Running stage 'train'" not in first.stdout.readline():
         assert first.poll() is None
-    second = subprocess.run(["dvc", "repro"], cwd=folder, env=ENVIRONMENT, capture_output=True, text=True)
+    second = subprocess.run(["dvc", "repro"], cwd=folder, env=environment(), capture_output=True, text=True)
     first.communicate()
     assert first.returncode == 0
     assert second.returncode == 0 or re.search(r"Unable to acquire lock|is busy, it is being blocked by", second.stderr)

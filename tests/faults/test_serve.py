@@ -8,11 +8,13 @@ from typing import Any
 
 import psutil
 import pytest
-from helpers import ROOT, STAGES, edit_params, execute
+from helpers import ROOT, STAGES, edit_params
 from prefect_api import Api, free_port, message
 from toy import (
+    GIT,
     STAY,
     assert_that_nothing_is_left,
+    execute,
     make_model_workspace,
     make_workspace,
     processes_in,
@@ -78,7 +80,7 @@ def test_scheduled_retraining_publishes_what_is_new(tmp_path: Path, api: Api) ->
         assert message(first) == "toy@v1.0.0: accuracy 75.00%, and no champion yet"
         api.run_named("Unchanged")
         edit_params(folder, "train", "skill", 180)
-        execute(folder, "git", "-c", "user.name=a", "-c", "user.email=a@b", "commit", "-qm", "new", "params.yaml")
+        execute(folder, *GIT, "commit", "-qm", "new", "params.yaml")
         second = api.run_named("Published", besides={first["id"]})
         assert message(second).startswith("toy@v1.1.0: accuracy 90.00% against the champion's 75.00%")
     finally:

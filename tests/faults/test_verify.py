@@ -8,19 +8,21 @@ import sys
 from pathlib import Path
 
 import pytest
-from helpers import ENVIRONMENT, execute, files_under
+from helpers import files_under
+from toy import GIT, execute
+
+from pipeline.graph import environment
 
 pytestmark = pytest.mark.slow
 
 MODEL = "models/model.safetensors"
-GIT = ("git", "-c", "user.name=test", "-c", "user.email=test@localhost")
 
 
 def verify(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "pipeline", "verify", *arguments],
         cwd=folder,
-        env=ENVIRONMENT,
+        env=environment(),
         capture_output=True,
         text=True,
     )
@@ -160,7 +162,7 @@ def test_stopped_it_leaves_no_worktree_and_no_process(repository: Path, tmp_path
     process = subprocess.Popen(
         [sys.executable, "-m", "pipeline", "verify"],
         cwd=repository,
-        env=ENVIRONMENT | {"TMPDIR": str(temporary)},
+        env=environment() | {"TMPDIR": str(temporary)},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

@@ -11,9 +11,8 @@ from typing import Any
 import pandas as pd
 import psutil
 import pytest
-from helpers import execute
 from prefect_api import Api, finish
-from toy import processes_in, start_pipeline, wait_until
+from toy import GIT, execute, processes_in, start_pipeline, wait_until
 
 from pipeline.graph import environment
 
@@ -34,7 +33,7 @@ def pushed(repository: Path, tmp_path: Path) -> Path:
     execute(tmp_path, "git", "init", "--quiet", "--bare", "git")
     execute(repository, "git", "remote", "add", "origin", str(tmp_path / "git"))
     execute(repository, "dvc", "remote", "add", "--default", "store", str(tmp_path / "store"))
-    execute(repository, "git", "-c", "user.name=test", "-c", "user.email=test@localhost", "commit", "-qam", "remote")
+    execute(repository, *GIT, "commit", "-qam", "remote")
     execute(repository, "git", "push", "--quiet", "origin", "HEAD:main")
     execute(repository, "dvc", "push", "--quiet")
     return repository
