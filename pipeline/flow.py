@@ -39,15 +39,16 @@ from pipeline.graph import (
     KILLED,
     Action,
     BusyError,
+    Chain,
     Graph,
     Outcome,
     StageError,
     Step,
     ask,
+    chain_up,
     look,
     plan,
     read_settings,
-    reproduce,
     upstream,
 )
 from pipeline.supervisor import Lifeline, StoppedError
@@ -165,6 +166,9 @@ def did_anything(states: dict[str, State[Any]]) -> bool:
 
 
 def submit(workspace: Workspace, graph: Graph, steps: list[Step], force: bool) -> dict[str, PrefectFuture[Any]]:
+    chains: dict[str, Chain] = {}
+    for row in chain_up(graph, [step.stage for step in steps if step.action is not Action.SKIP]):
+        chains |= dict.fromkeys(row, Chain(workspace.root, row, workspace.lifeline, force=force))
     futures: dict[str, PrefectFuture[Any]] = {}
     for step in steps:
         settings = read_settings(workspace.root, step.stage)
@@ -175,9 +179,9 @@ def submit(workspace: Workspace, graph: Graph, steps: list[Step], force: bool) -
             retry_delay_seconds=exponential_backoff(settings.retry_delay),
         ).submit(
             workspace,
+            chains.get(step.stage),
             step,
             settings.timeout,
-            force,
             wait_for=[futures[name] for name in graph[step.stage]],
             return_state=False,
         )
@@ -193,16 +197,13 @@ def is_worth_retrying(task: Task[..., Any], run: TaskRun, state: State[Any]) -> 
 
 
 @task(cache_policy=NO_CACHE, persist_result=False, retry_condition_fn=is_worth_retrying, retry_jitter_factor=0.5)
-def run_stage(workspace: Workspace, step: Step, timeout: float | None, force: bool) -> State[Any]:
+def run_stage(workspace: Workspace, chain: Chain | None, step: Step, timeout: float | None) -> State[Any]:
     reason = "; ".join(step.reasons)
-    if step.action is Action.SKIP:
+    if chain is None:
         return Completed(name=Outcome.SKIPPED, message=reason)
     log = get_run_logger().info
     try:
-        outcome = patiently(
-            workspace,
-            lambda: reproduce(workspace.root, step.stage, workspace.lifeline, log, force=force, timeout=timeout),
-        )
+        outcome = patiently(workspace, lambda: chain.reproduce(step.stage, log, timeout))
     except PipelineError as error:
         return end(error)
     return Completed(name=outcome, message="unchanged" if outcome is Outcome.SKIPPED else reason)

@@ -4,6 +4,7 @@ Everything is asked through DVC's command line, in a subprocess with this interp
 wording it relies on is held by a test against the pinned version.
 """
 
+import itertools
 import json
 import os
 import re
@@ -13,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 from collections import deque
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from enum import StrEnum
@@ -262,46 +263,73 @@ def read_yaml(path: Path) -> dict[str, Any]:
     return YAML(typ="safe").load(path.read_text(encoding="utf-8")) or {} if path.is_file() else {}
 
 
-def reproduce(
-    root: Path,
-    stage: str,
-    lifeline: Lifeline,
-    log: Callable[[str], None],
-    *,
-    force: bool = False,
-    timeout: float | None = None,
-) -> Outcome:
-    """Bring one stage up to date, those before it being so; hand every line it writes to `log` at once.
+def chain_up(graph: Graph, stages: Collection[str]) -> list[list[str]]:
+    """Split `stages` into rows: each but the first of a row needs the one before it, and none of another row."""
+    rows: list[list[str]] = []
+    for stage in filter(stages.__contains__, graph):
+        needed = graph[stage].intersection(stages)
+        row = next((row for row in rows if row[-1] in needed and needed.issubset(row)), None)
+        if row:
+            row.append(stage)
+        else:
+            rows.append([stage])
+    return rows
 
-    Raises StageError, StageTimeoutError after `timeout` seconds, StoppedError once `lifeline` is cut, BusyError while
-    somebody else works on the stage; after each of them no process of the stage is left.
-    """
-    arguments = [*DVC, "repro", "--single-item", *["--force"] * force, stage]
-    command = Command(arguments, lifeline, root, environment())
-    timer = Timer(timeout or 0, command.stop)
-    if timeout:
-        timer.start()
-    tail: deque[str] = deque(maxlen=LINES_KEPT)
-    outcome = Outcome.SKIPPED
-    try:
-        for line in command.lines():
-            log(line)
-            tail.append(line)
-            outcome = dict(parse_outcomes(line)).get(stage, outcome)
-    except BaseException:
-        command.stop()
-        raise
-    finally:
-        is_late = bool(timeout) and not timer.is_alive()
-        timer.cancel()
-        code = command.wait()
-    if code == 0:
-        return outcome
-    if lifeline.is_cut:
-        raise StoppedError(f"{stage} was stopped")
-    if is_late:
-        raise StageTimeoutError(f"{stage} was ended after {timeout:g} seconds, the meta.timeout of dvc.yaml")
-    raise name_failure(stage, code, tail)
+
+class Chain:
+    """Stages in a row, which one DVC process brings up to date; after a failure, a new one goes on."""
+
+    def __init__(self, root: Path, stages: Sequence[str], lifeline: Lifeline, *, force: bool = False) -> None:
+        self.root, self.stages, self.lifeline, self.force = root, stages, lifeline, force
+        self._command: Command | None = None
+        self._lines: Iterator[str] = iter(())  # those not read yet
+
+    def reproduce(self, stage: str, log: Callable[[str], None], timeout: float | None = None) -> Outcome:
+        """Bring the next stage up to date, those before it being so; hand every line it writes to `log` at once.
+
+        Raises StageError, StageTimeoutError after `timeout` seconds, StoppedError once the lifeline is cut, BusyError
+        while somebody else works on the stage; after each of them no process of the chain is left.
+        """
+        after = self.stages[self.stages.index(stage) + 1 :]
+        if not self._command:
+            arguments = [*DVC, "repro", "--single-item", *["--force"] * self.force, stage, *after]
+            self._command = Command(arguments, self.lifeline, self.root, environment())
+            self._lines = self._command.lines()
+        timer = Timer(timeout or 0, self._command.stop)
+        if timeout:
+            timer.start()
+        tail: deque[str] = deque(maxlen=LINES_KEPT)
+        outcome, goes_on = Outcome.SKIPPED, False
+        try:
+            for line in self._lines:
+                if find_stage(line) in after:  # so this one is done
+                    self._lines, goes_on = itertools.chain([line], self._lines), True
+                    break
+                log(line)
+                tail.append(line)
+                outcome = dict(parse_outcomes(line)).get(stage, outcome)
+        except BaseException:
+            self._command.stop()
+            raise
+        finally:
+            is_late = bool(timeout) and not timer.is_alive()
+            timer.cancel()
+            goes_on = goes_on and not is_late
+            if not goes_on:
+                code, self._command = self._command.wait(), None
+        if goes_on or code == 0:
+            return outcome
+        if self.lifeline.is_cut:
+            raise StoppedError(f"{stage} was stopped")
+        if is_late:
+            raise StageTimeoutError(f"{stage} was ended after {timeout:g} seconds, the meta.timeout of dvc.yaml")
+        raise name_failure(stage, code, tail)
+
+
+def find_stage(line: str) -> str | None:
+    """The stage of which DVC says that it begins with it, or that it cannot."""
+    refused = re.match(r"ERROR: failed to reproduce '(.+?)'", line)
+    return refused[1] if refused else next((stage for stage, _ in parse_outcomes(line)), None)
 
 
 def name_failure(stage: str, code: int, lines: Collection[str]) -> PipelineError:

@@ -1,22 +1,27 @@
 """What DVC says, of a real DVC: its wording is the contract that graph.py rests on."""
 
+import json
+import os
 import re
 from pathlib import Path
 
 import pytest
-from toy import execute, make_workspace
+from toy import ATTEMPTS, STAY, assert_that_nothing_is_left, commit_all, execute, make_workspace
 
 from pipeline.errors import PipelineError
 from pipeline.graph import (
     Action,
+    BusyError,
+    Chain,
     Outcome,
     StageError,
+    StageTimeoutError,
+    chain_up,
     look,
     parse_dot,
     parse_outcomes,
     plan,
     read_settings,
-    reproduce,
     upstream,
 )
 from pipeline.supervisor import Lifeline
@@ -35,8 +40,7 @@ def chain(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     (folder / "params.yaml").write_text("scale: {width: 3, deep: {height: 4}}\n")
     execute(folder, "dvc", "repro")
-    execute(folder, "git", "add", "--all")
-    execute(folder, "git", "-c", "user.name=test", "-c", "user.email=test@localhost", "commit", "--quiet", "-m", "run")
+    commit_all(folder)
     return folder
 
 
@@ -54,10 +58,10 @@ def make_plan(folder: Path) -> dict[str, tuple[Action, tuple[str, ...]]]:
     return {step.stage: (step.action, step.reasons) for step in steps}
 
 
-def run(folder: Path, stage: str, timeout: float | None = None) -> tuple[Outcome, list[str]]:
+def run(folder: Path, stage: str) -> tuple[Outcome, list[str]]:
     lines: list[str] = []
     with Lifeline() as lifeline:
-        return reproduce(folder, stage, lifeline, lines.append, timeout=timeout), lines
+        return Chain(folder, [stage], lifeline).reproduce(stage, lines.append), lines
 
 
 def append(path: Path, text: str) -> None:
@@ -186,6 +190,71 @@ def test_what_dvc_itself_refuses_is_a_failure_in_its_words(tmp_path: Path) -> No
     (folder / "only.py").unlink()
     with pytest.raises(StageError, match=r"only failed: exit code 1\n.*only.py"):
         run(folder, "only")
+
+
+def test_rows_of_a_graph_run_at_once() -> None:
+    graph = parse_dot('"a";\n"a" -> "b";\n"a" -> "c";\n"b" -> "d";\n"c" -> "d";\n"d" -> "e";\n"a" -> "e";\n"f";\n')
+    assert sorted(chain_up(graph, graph)) == [["a", "b"], ["c"], ["d"], ["e"], ["f"]]
+    line = {"a": set(), "b": {"a"}, "c": {"a", "b"}}
+    assert chain_up(line, line) == [["a", "b", "c"]]
+    assert chain_up(line, ["a", "c"]) == [["a", "c"]]
+    assert chain_up(line, []) == []
+
+
+SHOW_DVC = "import psutil; print('by', next(p.pid for p in psutil.Process().parents() if 'dvc' in p.cmdline()))"
+
+
+def run_chain(folder: Path, **steps: type[Exception] | None) -> list[str]:
+    """Bring the stages up to date one after the other; return the lines of each, or the message of what is raised."""
+    written = []
+    with Lifeline() as lifeline:
+        chain = Chain(folder, list(CHAIN), lifeline)
+        for name, error in steps.items():
+            stage, lines = name.rstrip("_"), list[str]()
+            if error:
+                with pytest.raises(error) as raised:
+                    chain.reproduce(stage, lines.append, 5 if error is StageTimeoutError else None)
+                written.append(str(raised.value))
+            else:
+                assert chain.reproduce(stage, lines.append) is Outcome.RAN
+                written.append("\n".join(lines))
+    return written
+
+
+def test_one_dvc_process_does_a_row(tmp_path: Path) -> None:
+    folder = make_workspace(tmp_path / "row", dict.fromkeys(CHAIN, SHOW_DVC), ORDER)
+    written = run_chain(folder, first=None, second=None, third=None)
+    for stage, text in zip(CHAIN, written, strict=True):
+        assert re.findall("Running stage '(.+)'", text) == [stage]
+    assert len({process for text in written for process in re.findall(r"by \d+", text)}) == 1
+
+
+def test_a_row_goes_on_from_the_stage_that_failed(tmp_path: Path) -> None:
+    scripts = CHAIN | {"second": f"{ATTEMPTS}if len(tries.read_text()) == 1: raise SystemExit(75)"}
+    folder = make_workspace(tmp_path / "row", scripts, ORDER)
+    _, failure, *_ = run_chain(folder, first=None, second=StageError, second_=None, third=None)
+    assert failure.startswith("second failed: exit code 75\nRunning stage 'second':")
+
+
+def test_the_time_limit_of_a_row_is_each_stages_own(tmp_path: Path) -> None:
+    folder = make_workspace(tmp_path / "row", CHAIN | {"second": STAY}, ORDER)
+    assert run_chain(folder, first=None, second=StageTimeoutError)[1].startswith("second was ended after 5 seconds")
+    assert_that_nothing_is_left(folder, [])
+
+
+def test_what_dvc_refuses_of_a_row_is_told_of_the_right_stage(tmp_path: Path) -> None:
+    folder = make_workspace(tmp_path / "row", CHAIN, ORDER)
+    (folder / "second.py").unlink()
+    assert run_chain(folder, first=None, second=StageError)[1].startswith(
+        "second failed: exit code 1\nERROR: failed to"
+    )
+
+
+def test_who_works_on_a_stage_of_a_row_is_told_of_the_right_stage(tmp_path: Path) -> None:
+    folder = make_workspace(tmp_path / "row", CHAIN, ORDER)
+    holder = {"pid": os.getpid(), "cmd": "somebody"}
+    (folder / ".dvc" / "tmp" / "rwlock").write_text(json.dumps({"write": {str(folder / "second.txt"): holder}}))
+    assert run_chain(folder, first=None, second=BusyError)[1] == f"process {os.getpid()}: somebody"
 
 
 def test_settings_are_the_meta_of_dvc_yaml(tmp_path: Path) -> None:
