@@ -4,11 +4,14 @@ A command imports what it needs when it runs, so that `plan` starts without Pref
 """
 
 import argparse
+import atexit
+import gc
 import json
 import math
 import os
 import sys
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -70,9 +73,13 @@ def execute(flow: "Callable[..., State[Any]]", *arguments: Any) -> None:
 
 
 def run_now(arguments: argparse.Namespace) -> None:
-    from pipeline.flow import run_graph
+    from pipeline.graph import head_start
 
-    execute(run_graph, arguments.stages or None, arguments.force, arguments.when_busy, arguments.wait_seconds)
+    # where a server must be started first, its start takes longer than DVC's answers
+    with head_start(Path.cwd()) if os.environ.get("PREFECT_API_URL") else nullcontext():
+        from pipeline.flow import run_graph
+
+        execute(run_graph, arguments.stages or None, arguments.force, arguments.when_busy, arguments.wait_seconds)
 
 
 def retrain(arguments: argparse.Namespace) -> None:
@@ -169,6 +176,9 @@ def sweep(arguments: argparse.Namespace) -> None:
 
 
 def main() -> None:
+    # what an import of Prefect or PyTorch makes lasts; to look through it for garbage takes a third of a short command
+    gc.set_threshold(10_000)
+    atexit.register(gc.freeze)
     os.environ.setdefault("DO_NOT_TRACK", "1")  # no report of use to Prefect's makers
     parser = Parser(
         prog="python -m pipeline", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter

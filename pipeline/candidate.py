@@ -24,8 +24,8 @@ from pipeline.files import atomic_write
 from pipeline.flow import Workspace, carry_out, conclude, publish_plan
 from pipeline.gate import GateParams, read_gate
 from pipeline.git import git
-from pipeline.graph import Step, ask, environment, flatten, look, plan, read_yaml, upstream
-from pipeline.publish import LOCK, PREDICTIONS
+from pipeline.graph import LOCK, Step, ask, environment, flatten, look, plan, read, read_yaml, upstream
+from pipeline.publish import PREDICTIONS
 from pipeline.registry import METRICS, read_metrics
 from pipeline.supervisor import Lifeline
 from pipeline.worktree import link_source, share_cache, share_checkpoints, worktree
@@ -171,11 +171,6 @@ def collect(
         predictions=read(tree / PREDICTIONS),
         gate=gate,
     )
-
-
-def read(path: Path) -> bytes:
-    """The file's content, of which there is none where the graph makes no such file."""
-    return path.read_bytes() if path.is_file() else b""
 
 
 def read_validation_accuracy(history: bytes, params: Mapping[str, Any]) -> float | None:

@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from contextvars import copy_context
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 import httpx
-from filelock import FileLock, Timeout
+from filelock import Timeout
 from prefect import flow, get_run_logger, runtime, task
 from prefect.artifacts import create_link_artifact, create_table_artifact
 from prefect.cache_policies import NO_CACHE
@@ -44,12 +44,14 @@ from pipeline.graph import (
     Outcome,
     StageError,
     Step,
-    ask,
+    ask_in_peace,
     chain_up,
     look,
     plan,
+    read_declaration,
     read_settings,
     upstream,
+    workspace_lock,
 )
 from pipeline.supervisor import Lifeline, StoppedError
 
@@ -154,11 +156,12 @@ def bring_up_to_date(workspace: Workspace, stages: list[str] | None, force: bool
 def carry_out(workspace: Workspace, graph: Graph, steps: list[Step], force: bool) -> dict[str, State[Any]]:
     """Run the stages as tasks; return the state in which each ended."""
     futures = submit(workspace, graph, steps, force)
+    measuring = [future for stage, future in futures.items() if "metrics" in read_declaration(workspace.root, stage)]
+    wait(measuring or list(futures.values()))
+    if any(step.action is not Action.SKIP for step in steps) and not workspace.lifeline.is_cut:
+        publish_results(workspace.root)  # while the stages after them are at work
     wait(list(futures.values()))
-    states = {stage: future.state for stage, future in futures.items()}
-    if did_anything(states):
-        publish_results(workspace.root)
-    return states
+    return {stage: future.state for stage, future in futures.items()}
 
 
 def did_anything(states: dict[str, State[Any]]) -> bool:
@@ -233,19 +236,17 @@ def conclude(states: dict[str, State[Any]]) -> State[Any]:
 
 @contextmanager
 def locked(workspace: Workspace) -> Iterator[None]:
-    """Hold the workspace, once whoever holds it is done; the kernel frees it when its holder dies."""
-    folder = workspace.root / ".dvc" / "tmp"
-    folder.mkdir(parents=True, exist_ok=True)
-    lock, note = FileLock(folder / "flow.lock"), folder / "flow.holder"
+    """Hold the workspace, once whoever holds it is done."""
+    lock = workspace_lock(workspace.root)
+    note = Path(lock.lock_file).with_suffix(".holder")
 
-    def acquire() -> None:
+    def acquire() -> AbstractContextManager[object]:
         try:
-            lock.acquire(blocking=False)
+            return lock.acquire(blocking=False)
         except Timeout as error:
             raise BusyError(note.read_text(encoding="utf-8") if note.exists() else "another run") from error
 
-    patiently(workspace, acquire)
-    with lock:
+    with patiently(workspace, acquire):
         with atomic_write(note) as temporary:
             started = datetime.now().astimezone().isoformat(timespec="seconds")
             temporary.write_text(f"flow run {runtime.flow_run.name} (process {os.getpid()}, since {started})")
@@ -291,11 +292,15 @@ def publish_plan(steps: list[Step]) -> None:
 
 def publish_results(root: Path) -> None:
     """Put metrics and parameters, with their change since the last commit, on the run's page."""
-    with ThreadPoolExecutor() as pool:
-        metrics, params = pool.map(
-            lambda arguments: json.loads(ask(root, *arguments)),
-            [("metrics", "diff", "--all", "--json"), ("params", "diff", "--json")],
-        )
+    try:
+        with ThreadPoolExecutor() as pool:
+            metrics, params = pool.map(
+                lambda arguments: json.loads(ask_in_peace(root, *arguments)),
+                [("metrics", "diff", "--all", "--json"), ("params", "diff", "--json")],
+            )
+    except PipelineError as error:  # no reason to stop the stages that are at work
+        get_run_logger().warning("no metrics on this page: %s", error)
+        return
     changes = [(name, change) for values in metrics.values() for name, change in values.items()]
     create_table_artifact(
         [

@@ -15,7 +15,8 @@ import sys
 import tempfile
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from enum import StrEnum
 from graphlib import TopologicalSorter
@@ -23,12 +24,14 @@ from pathlib import Path
 from threading import Timer
 from typing import Any
 
+from filelock import FileLock, Timeout
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from ruamel.yaml import YAML
 
 from pipeline.errors import PipelineError
 from pipeline.supervisor import Command, Lifeline, StoppedError
 
+LOCK = "dvc.lock"
 DVC = (sys.executable, "-m", "dvc", "--wait-for-lock")
 LINES_KEPT = 20  # of a failed stage's output
 KILLED = 128  # an exit code above it is this and the number of a signal
@@ -45,6 +48,9 @@ ELSEWHERE = (  # what a Git hook or a person may have set, and what points away 
 )
 
 Graph = dict[str, set[str]]  # each stage, after those it depends on, with them
+Look = tuple[Graph, dict[str, list[Any]]]  # the graph, and of each stale stage what changed
+
+EARLY: dict[Path, Future[Look]] = {}  # looks that were begun with a head start
 
 
 class Action(StrEnum):
@@ -108,6 +114,20 @@ def ask(root: Path, *arguments: str) -> str:
     return execute(root, *DVC, *arguments)
 
 
+def ask_in_peace(root: Path, *arguments: str) -> str:
+    """The same while a stage may be at work: what DVC said while it wrote dvc.lock anew is asked again."""
+    while True:
+        before = read(root / LOCK)
+        try:
+            answer = ask(root, *arguments)
+        except PipelineError:
+            if read(root / LOCK) == before:
+                raise
+        else:
+            if read(root / LOCK) == before:
+                return answer
+
+
 def execute(root: Path, *command: str) -> str:
     result = subprocess.run(command, cwd=root, env=environment(), capture_output=True, text=True)
     if holder := find_holder(result.stderr):
@@ -118,8 +138,10 @@ def execute(root: Path, *command: str) -> str:
     return result.stdout
 
 
-def look(root: Path) -> tuple[Graph, dict[str, list[Any]]]:
+def look(root: Path) -> Look:
     """Return the graph and, for each stale stage, what DVC found changed; asked for side by side."""
+    if early := EARLY.pop(root, None):
+        return early.result()
     if not (root / "dvc.yaml").is_file():
         raise PipelineError(f"{root} holds no dvc.yaml; run from the folder that does")
     with ThreadPoolExecutor() as pool:
@@ -127,11 +149,35 @@ def look(root: Path) -> tuple[Graph, dict[str, list[Any]]]:
     return parse_dot(dot), json.loads(status)
 
 
+def workspace_lock(root: Path) -> FileLock:
+    """What a flow holds while it works in `root`; the kernel frees it when its holder dies."""
+    folder = root / ".dvc" / "tmp"
+    folder.mkdir(parents=True, exist_ok=True)
+    return FileLock(folder / "flow.lock", is_singleton=True)  # so that this process may hold it twice
+
+
+@contextmanager
+def head_start(root: Path) -> Iterator[None]:
+    """Hold the workspace, unless somebody else does, and ask already what the next `look` in here wants to know."""
+    with ExitStack() as stack:
+        with suppress(Timeout):
+            stack.enter_context(workspace_lock(root).acquire(blocking=False))
+            EARLY[root] = stack.enter_context(ThreadPoolExecutor()).submit(look, root)
+            stack.callback(EARLY.pop, root, None)
+        yield
+
+
+def read_declaration(root: Path, stage: str) -> dict[str, Any]:
+    """The stage as dvc.yaml has it."""
+    declared: dict[str, Any] = read_yaml(root / "dvc.yaml").get("stages", {}).get(stage.partition("@")[0], {})
+    each: dict[str, Any] = declared.get("do", declared)  # of a `foreach`
+    return each
+
+
 def read_settings(root: Path, stage: str) -> Settings:
     """Raise PipelineError where the `meta` of the stage in dvc.yaml is not what Settings allows."""
-    declared = read_yaml(root / "dvc.yaml").get("stages", {}).get(stage.partition("@")[0], {})
     try:
-        return Settings.model_validate(declared.get("meta", {}))
+        return Settings.model_validate(read_declaration(root, stage).get("meta", {}))
     except ValidationError as error:
         fault = error.errors()[0]
         name = ".".join(map(str, ("stages", stage, "meta", *fault["loc"])))
@@ -162,7 +208,7 @@ def plan(root: Path, graph: Graph, stale: Mapping[str, list[Any]]) -> list[Step]
     """Say of every stage what `dvc repro` would do, and why; nothing runs and nothing changes."""
     if not stale:
         return [Step(stage, Action.SKIP, ("unchanged",)) for stage in graph]
-    locked = read_yaml(root / "dvc.lock").get("stages", {})
+    locked = read_yaml(root / LOCK).get("stages", {})
     said, relocked = rehearse(root)
     steps: dict[str, Step] = {}
     for stage, before in graph.items():
@@ -206,7 +252,7 @@ def rehearse(root: Path) -> tuple[dict[str, Outcome], dict[str, Any]]:
             capture_output=True,
             text=True,
         )
-        return dict(parse_outcomes(result.stdout)), read_yaml(copy / "dvc.lock").get("stages", {})
+        return dict(parse_outcomes(result.stdout)), read_yaml(copy / LOCK).get("stages", {})
 
 
 def parse_outcomes(output: str) -> Iterable[tuple[str, Outcome]]:
@@ -261,6 +307,11 @@ def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 def read_yaml(path: Path) -> dict[str, Any]:
     """Return a file that DVC has read before; one that is missing is empty."""
     return YAML(typ="safe").load(path.read_text(encoding="utf-8")) or {} if path.is_file() else {}
+
+
+def read(path: Path) -> bytes:
+    """The file's content, of which there is none where the graph makes no such file."""
+    return path.read_bytes() if path.is_file() else b""
 
 
 def chain_up(graph: Graph, stages: Collection[str]) -> list[list[str]]:

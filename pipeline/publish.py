@@ -27,7 +27,6 @@ from pipeline.supervisor import Command, Lifeline, StoppedError
 from pipeline.worktree import has_remote, share_cache, worktree
 
 BRANCH = "champion"
-LOCK = "dvc.lock"
 PREDICTIONS = "reports/predictions.csv"
 JOURNAL = "publish.json"  # in Git's folder: what a run is about to move, and where to
 

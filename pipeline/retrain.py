@@ -21,9 +21,9 @@ from pipeline.files import atomic_write
 from pipeline.flow import run_to_state
 from pipeline.gate import Result, Verdict, judge, to_markdown
 from pipeline.git import read_file, resolve
+from pipeline.graph import LOCK
 from pipeline.publish import (
     BRANCH,
-    LOCK,
     RaceLostError,
     Target,
     check_target,

@@ -16,7 +16,7 @@ from typing import Any
 
 from pipeline.errors import PipelineError
 from pipeline.git import resolve
-from pipeline.graph import DVC, environment, read_yaml
+from pipeline.graph import DVC, LOCK, environment, read_yaml
 from pipeline.supervisor import Command, Lifeline
 from pipeline.worktree import link_source, worktree
 
@@ -78,7 +78,7 @@ def verify(root: Path, rev: str) -> Receipt:
     """Raise PipelineError where the commit cannot be run again."""
     commit = resolve(root, rev)
     with worktree(root, commit, "verify") as (tree, temporary):
-        lock = read_yaml(tree / "dvc.lock").get("stages", {})
+        lock = read_yaml(tree / LOCK).get("stages", {})
         if not lock:
             raise VerifyError(f"{rev} holds no dvc.lock to compare with; run dvc repro and commit it")
         damaged = [*find_damage(tree, lock, git_only=True), *find_local_damage(root, tree, lock)]
@@ -87,7 +87,7 @@ def verify(root: Path, rev: str) -> Receipt:
         isolate(tree, temporary)
         link_source(root, tree)
         reproduce_all(tree)
-        found = {out.path: out.locked for out in outs_of(read_yaml(tree / "dvc.lock").get("stages", {}))}
+        found = {out.path: out.locked for out in outs_of(read_yaml(tree / LOCK).get("stages", {}))}
         outs = [Out(out.stage, out.path, out.locked, found.get(out.path)) for out in outs_of(lock)]
         made = read_receipts(tree)
     maker = next((r for out in outs if (r := receipts.get(out.locked) or local.get(out.locked))), None)
@@ -146,7 +146,7 @@ def find_damage(folder: Path, lock: dict[str, Any], git_only: bool = False) -> I
 
 def find_local_damage(root: Path, tree: Path, lock: dict[str, Any]) -> Iterator[str]:
     """Name what is doctored in the user's workspace, where that is at this commit's dvc.lock, and in the cache."""
-    if (root / "dvc.lock").is_file() and (root / "dvc.lock").read_bytes() == (tree / "dvc.lock").read_bytes():
+    if (root / LOCK).is_file() and (root / LOCK).read_bytes() == (tree / LOCK).read_bytes():
         yield from find_damage(root, lock)
     answer = subprocess.run([*DVC, "cache", "dir"], cwd=root, env=clean_environment(), capture_output=True, text=True)
     cache = Path(answer.stdout.strip()) / "files" / "md5"

@@ -3,6 +3,8 @@
 import json
 import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -10,19 +12,23 @@ from toy import ATTEMPTS, STAY, assert_that_nothing_is_left, commit_all, execute
 
 from pipeline.errors import PipelineError
 from pipeline.graph import (
+    EARLY,
     Action,
     BusyError,
     Chain,
     Outcome,
     StageError,
     StageTimeoutError,
+    ask_in_peace,
     chain_up,
+    head_start,
     look,
     parse_dot,
     parse_outcomes,
     plan,
     read_settings,
     upstream,
+    workspace_lock,
 )
 from pipeline.supervisor import Lifeline
 
@@ -277,3 +283,53 @@ def test_what_dvc_cannot_read_is_one_line(fresh: Path) -> None:
     with pytest.raises(PipelineError, match=r"^.*dvc.* failed: .*$") as failure:
         look(fresh)
     assert "\n" not in str(failure.value)
+
+
+def test_a_look_with_a_head_start_is_used_once(fresh: Path) -> None:
+    with head_start(fresh):
+        (fresh / "second.txt").unlink()
+        early, late = look(fresh), look(fresh)
+    assert early[0] == late[0] == look(fresh)[0]
+    assert "second" in late[1]
+
+
+def test_nobody_else_holds_what_has_a_head_start(fresh: Path) -> None:
+    program = "import sys; from pathlib import Path; from pipeline.graph import workspace_lock as lock;"
+    program += "lock(Path(sys.argv[1])).acquire(blocking=False)"
+    attempt = [sys.executable, "-c", program, str(fresh)]
+    with head_start(fresh):
+        assert "filelock" in subprocess.run(attempt, capture_output=True, text=True).stderr
+        with workspace_lock(fresh).acquire(blocking=False):
+            pass
+        assert subprocess.run(attempt, capture_output=True).returncode == 1
+    assert subprocess.run(attempt, capture_output=True).returncode == 0
+
+
+def test_without_the_workspace_there_is_no_head_start(fresh: Path) -> None:
+    program = "import sys; from pathlib import Path; from pipeline.graph import workspace_lock as lock;"
+    program += "held = lock(Path(sys.argv[1])).acquire(); print(flush=True); sys.stdin.read()"
+    with subprocess.Popen(
+        [sys.executable, "-c", program, str(fresh)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as holder:
+        assert holder.stdout
+        holder.stdout.readline()
+        with head_start(fresh):
+            assert EARLY == {}
+        holder.communicate(b"")
+
+
+def test_an_error_of_an_early_look_is_that_of_the_look(tmp_path: Path) -> None:
+    with head_start(tmp_path), pytest.raises(PipelineError, match="holds no dvc"):
+        look(tmp_path)
+
+
+def test_what_dvc_said_while_its_lock_file_changed_is_asked_again(fresh: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if a stage had just ended: its lock file is another one after the first answer."""
+    contents = iter([b"old", b"new", b"new", b"new"])
+    monkeypatch.setattr("pipeline.graph.read", lambda path: next(contents))
+    assert json.loads(ask_in_peace(fresh, "status", "--json")) == {}
+    assert next(contents, None) is None
+    contents = iter([b"old", b"new", b"new", b"new"])
+    with pytest.raises(PipelineError, match="unrecognized arguments"):
+        ask_in_peace(fresh, "status", "--nonsense")
+    assert next(contents, None) is None
