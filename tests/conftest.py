@@ -1,5 +1,6 @@
 """Workspaces of real digits that train in a second."""
 
+import gc
 import os
 import shutil
 import signal
@@ -16,6 +17,7 @@ from helpers import PARAMS, ROOT, STAGES, repro, set_params
 from ruamel.yaml import YAML
 from toy import commit_all, execute
 
+gc.set_threshold(10_000)  # as the command line does: what is imported lasts
 # A shell starts what it runs in the background deaf to Ctrl-C, and all that starts from there; the tests send Ctrl-C.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
@@ -25,12 +27,18 @@ if TYPE_CHECKING:
 
 
 @pytest.fixture(scope="session")
-def api(tmp_path_factory: pytest.TempPathFactory) -> "Iterator[Api]":
-    """A Prefect server of its own."""
+def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> "Iterator[Api]":
     from prefect_api import running_server  # only now: most tests do without Prefect
 
     with running_server(tmp_path_factory.mktemp("prefect")) as api:
         yield api
+
+
+@pytest.fixture
+def api(prefect_server: "Api") -> "Api":
+    """A Prefect server that knows of nothing which other tests did."""
+    prefect_server.clear()
+    return prefect_server
 
 
 @pytest.fixture(scope="module")

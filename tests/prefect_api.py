@@ -58,6 +58,13 @@ class Api:
         response.raise_for_status()
         return response.json()
 
+    def clear(self) -> None:
+        """Delete all deployments, which would go on scheduling, and all runs."""
+        for kind in ("deployments", "flow_runs"):
+            while found := self.post(f"{kind}/filter", {}):
+                for thing in found:
+                    httpx.delete(f"{self.url}/{kind}/{thing['id']}", timeout=60)
+
     def runs(self, **filters: Any) -> list[dict[str, Any]]:
         """Flow runs, the newest first."""
         runs: list[dict[str, Any]] = self.post("flow_runs/filter", {"sort": "START_TIME_DESC", "flow_runs": filters})

@@ -83,9 +83,9 @@ def test_nothing_changed_runs_nothing(repository: Path) -> None:
     ("section", "name", "value", "stages"),
     [
         ("fetch", "timeout", 61, ["fetch"]),  # the same files: nothing after it is affected
-        ("preprocess", "validation_size", 120, ["preprocess", "train", "evaluate", "report"]),
+        pytest.param("preprocess", "validation_size", 120, [*STAGES][1:], marks=pytest.mark.slow),
         ("train", "learning_rate", 0.002, ["train", "evaluate", "report"]),
-        ("evaluate", "calibration_bins", 3, ["evaluate", "report"]),
+        pytest.param("evaluate", "calibration_bins", 3, ["evaluate", "report"], marks=pytest.mark.slow),
         ("report", "mistakes", 2, ["report"]),
     ],
 )
@@ -122,6 +122,7 @@ def test_metrics_params_and_plots_are_what_dvc_shows(repository: Path) -> None:
     assert all(title in html for title in ("Loss", "Validation accuracy", "Confusion matrix"))
 
 
+@pytest.mark.slow
 def test_plots_diff_draws_curves_and_mistakes_without_a_network(repository: Path, browser: "Browser") -> None:
     from browser import DESKTOP, Visit
 
