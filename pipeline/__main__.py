@@ -11,7 +11,6 @@ import math
 import os
 import sys
 from collections.abc import Callable
-from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -47,8 +46,8 @@ def plan(arguments: argparse.Namespace) -> None:
     from pipeline.graph import look, plan
 
     root = Path.cwd()
-    graph, stale = look(root)
-    steps = plan(root, graph, stale)
+    view = look(root)
+    steps = plan(root, view.graph, view)
     if arguments.json:
         print(
             json.dumps(
@@ -73,13 +72,9 @@ def execute(flow: "Callable[..., State[Any]]", *arguments: Any) -> None:
 
 
 def run_now(arguments: argparse.Namespace) -> None:
-    from pipeline.graph import head_start
+    from pipeline.flow import run_graph
 
-    # where a server must be started first, its start takes longer than DVC's answers
-    with head_start(Path.cwd()) if os.environ.get("PREFECT_API_URL") else nullcontext():
-        from pipeline.flow import run_graph
-
-        execute(run_graph, arguments.stages or None, arguments.force, arguments.when_busy, arguments.wait_seconds)
+    execute(run_graph, arguments.stages or None, arguments.force, arguments.when_busy, arguments.wait_seconds)
 
 
 def retrain(arguments: argparse.Namespace) -> None:
@@ -176,7 +171,7 @@ def sweep(arguments: argparse.Namespace) -> None:
 
 
 def main() -> None:
-    # what an import of Prefect or PyTorch makes lasts; to look through it for garbage takes a third of a short command
+    # what an import of Prefect or PyTorch makes lasts; to look through it for garbage takes a quarter of a second
     gc.set_threshold(10_000)
     atexit.register(gc.freeze)
     os.environ.setdefault("DO_NOT_TRACK", "1")  # no report of use to Prefect's makers

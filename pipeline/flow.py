@@ -9,7 +9,6 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, suppress
 from contextvars import copy_context
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 import httpx
-from filelock import Timeout
+from filelock import FileLock, Timeout
 from prefect import flow, get_run_logger, runtime, task
 from prefect.artifacts import create_link_artifact, create_table_artifact
 from prefect.cache_policies import NO_CACHE
@@ -51,7 +50,6 @@ from pipeline.graph import (
     read_declaration,
     read_settings,
     upstream,
-    workspace_lock,
 )
 from pipeline.supervisor import Lifeline, StoppedError
 
@@ -138,11 +136,11 @@ def run_to_state(work: Callable[[Lifeline], State[Any]], above: Lifeline | None 
 
 def bring_up_to_date(workspace: Workspace, stages: list[str] | None, force: bool) -> State[Any]:
     def decide() -> tuple[Graph, list[Step]]:
-        whole, stale = look(workspace.root)
-        graph = upstream(whole, stages or whole)
+        view = look(workspace.root)
+        graph = upstream(view.graph, stages or view.graph)
         if force:
             return graph, [Step(stage, Action.RUN, ("forced",)) for stage in graph]
-        return graph, plan(workspace.root, graph, stale)
+        return graph, plan(workspace.root, graph, view)
 
     graph, steps = patiently(workspace, decide)
     publish_plan(steps)
@@ -236,9 +234,10 @@ def conclude(states: dict[str, State[Any]]) -> State[Any]:
 
 @contextmanager
 def locked(workspace: Workspace) -> Iterator[None]:
-    """Hold the workspace, once whoever holds it is done."""
-    lock = workspace_lock(workspace.root)
-    note = Path(lock.lock_file).with_suffix(".holder")
+    """Hold the workspace, once whoever holds it is done; the kernel frees it when its holder dies."""
+    folder = workspace.root / ".dvc" / "tmp"
+    folder.mkdir(parents=True, exist_ok=True)
+    lock, note = FileLock(folder / "flow.lock"), folder / "flow.holder"
 
     def acquire() -> AbstractContextManager[object]:
         try:
@@ -293,14 +292,11 @@ def publish_plan(steps: list[Step]) -> None:
 def publish_results(root: Path) -> None:
     """Put metrics and parameters, with their change since the last commit, on the run's page."""
     try:
-        with ThreadPoolExecutor() as pool:
-            metrics, params = pool.map(
-                lambda arguments: json.loads(ask_in_peace(root, *arguments)),
-                [("metrics", "diff", "--all", "--json"), ("params", "diff", "--json")],
-            )
+        answers = ask_in_peace(root, ("metrics", "diff", "--all", "--json"), ("params", "diff", "--json"))
     except PipelineError as error:  # no reason to stop the stages that are at work
         get_run_logger().warning("no metrics on this page: %s", error)
         return
+    metrics, params = map(json.loads, answers)
     changes = [(name, change) for values in metrics.values() for name, change in values.items()]
     create_table_artifact(
         [

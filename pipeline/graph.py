@@ -15,8 +15,6 @@ import sys
 import tempfile
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from enum import StrEnum
 from graphlib import TopologicalSorter
@@ -24,7 +22,6 @@ from pathlib import Path
 from threading import Timer
 from typing import Any
 
-from filelock import FileLock, Timeout
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from ruamel.yaml import YAML
 
@@ -33,6 +30,14 @@ from pipeline.supervisor import Command, Lifeline, StoppedError
 
 LOCK = "dvc.lock"
 DVC = (sys.executable, "-m", "dvc", "--wait-for-lock")
+ANSWER = """
+import json, sys
+from dvc.cli import main
+for command in json.loads(sys.argv[1]):
+    if code := main(["--wait-for-lock", *command]):
+        sys.exit(code)
+    print(end="\\0")
+"""
 LINES_KEPT = 20  # of a failed stage's output
 KILLED = 128  # an exit code above it is this and the number of a signal
 ELSEWHERE = (  # what a Git hook or a person may have set, and what points away from the folder that is worked in
@@ -48,9 +53,6 @@ ELSEWHERE = (  # what a Git hook or a person may have set, and what points away 
 )
 
 Graph = dict[str, set[str]]  # each stage, after those it depends on, with them
-Look = tuple[Graph, dict[str, list[Any]]]  # the graph, and of each stale stage what changed
-
-EARLY: dict[Path, Future[Look]] = {}  # looks that were begun with a head start
 
 
 class Action(StrEnum):
@@ -66,6 +68,15 @@ class Outcome(StrEnum):
     RAN = "Completed"
     RESTORED = "Restored"
     SKIPPED = "Skipped"
+
+
+@dataclass(frozen=True)
+class View:
+    """What DVC says of a workspace as it is now."""
+
+    graph: Graph
+    stale: dict[str, list[Any]]  # of each such stage, what changed
+    cache: Path
 
 
 @dataclass(frozen=True)
@@ -111,60 +122,49 @@ def environment() -> dict[str, str]:
 
 def ask(root: Path, *arguments: str) -> str:
     """Return what `dvc ARGUMENTS` prints in `root`; raise PipelineError in its own words, or BusyError."""
-    return execute(root, *DVC, *arguments)
+    [answer] = ask_all(root, arguments)
+    return answer
 
 
-def ask_in_peace(root: Path, *arguments: str) -> str:
+def ask_all(root: Path, *commands: Sequence[str]) -> list[str]:
+    """The same of several commands; one process answers them all, because its start takes longer than an answer."""
+    result = capture(root, sys.executable, "-c", ANSWER, json.dumps(commands))
+    *answers, _ = result.stdout.split("\0")
+    if holder := find_holder(result.stderr):
+        raise BusyError(holder)
+    if result.returncode:
+        raise refusal(("dvc", *commands[len(answers)]), result.stderr)
+    return answers
+
+
+def ask_in_peace(root: Path, *commands: Sequence[str]) -> list[str]:
     """The same while a stage may be at work: what DVC said while it wrote dvc.lock anew is asked again."""
     while True:
         before = read(root / LOCK)
         try:
-            answer = ask(root, *arguments)
+            answers = ask_all(root, *commands)
         except PipelineError:
             if read(root / LOCK) == before:
                 raise
         else:
             if read(root / LOCK) == before:
-                return answer
+                return answers
 
 
-def execute(root: Path, *command: str) -> str:
-    result = subprocess.run(command, cwd=root, env=environment(), capture_output=True, text=True)
-    if holder := find_holder(result.stderr):
-        raise BusyError(holder)
-    if result.returncode:
-        reason = re.sub(r"^(ERROR|fatal): ", "", result.stderr.strip().partition("\n")[0])
-        raise PipelineError(f"{shlex.join(command)} failed: {reason}")
-    return result.stdout
+def capture(root: Path, *command: str) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(command, cwd=root, env=environment(), capture_output=True, text=True)
 
 
-def look(root: Path) -> Look:
-    """Return the graph and, for each stale stage, what DVC found changed; asked for side by side."""
-    if early := EARLY.pop(root, None):
-        return early.result()
+def refusal(command: Sequence[str], errors: str) -> PipelineError:
+    reason = re.sub(r"^(ERROR|fatal): ", "", errors.strip().partition("\n")[0])
+    return PipelineError(f"{shlex.join(command)} failed: {reason}")
+
+
+def look(root: Path) -> View:
     if not (root / "dvc.yaml").is_file():
         raise PipelineError(f"{root} holds no dvc.yaml; run from the folder that does")
-    with ThreadPoolExecutor() as pool:
-        dot, status = pool.map(lambda arguments: ask(root, *arguments), [("dag", "--dot"), ("status", "--json")])
-    return parse_dot(dot), json.loads(status)
-
-
-def workspace_lock(root: Path) -> FileLock:
-    """What a flow holds while it works in `root`; the kernel frees it when its holder dies."""
-    folder = root / ".dvc" / "tmp"
-    folder.mkdir(parents=True, exist_ok=True)
-    return FileLock(folder / "flow.lock", is_singleton=True)  # so that this process may hold it twice
-
-
-@contextmanager
-def head_start(root: Path) -> Iterator[None]:
-    """Hold the workspace, unless somebody else does, and ask already what the next `look` in here wants to know."""
-    with ExitStack() as stack:
-        with suppress(Timeout):
-            stack.enter_context(workspace_lock(root).acquire(blocking=False))
-            EARLY[root] = stack.enter_context(ThreadPoolExecutor()).submit(look, root)
-            stack.callback(EARLY.pop, root, None)
-        yield
+    dot, status, cache = ask_all(root, ("dag", "--dot"), ("status", "--json"), ("cache", "dir"))
+    return View(parse_dot(dot), json.loads(status), Path(cache.strip()))
 
 
 def read_declaration(root: Path, stage: str) -> dict[str, Any]:
@@ -204,12 +204,13 @@ def upstream(graph: Graph, targets: Iterable[str]) -> Graph:
     return {stage: before for stage, before in graph.items() if stage in wanted}
 
 
-def plan(root: Path, graph: Graph, stale: Mapping[str, list[Any]]) -> list[Step]:
-    """Say of every stage what `dvc repro` would do, and why; nothing runs and nothing changes."""
+def plan(root: Path, graph: Graph, view: View) -> list[Step]:
+    """Say of every stage of `graph` what `dvc repro` would do, and why; nothing runs and nothing changes."""
+    stale = view.stale
     if not stale:
         return [Step(stage, Action.SKIP, ("unchanged",)) for stage in graph]
     locked = read_yaml(root / LOCK).get("stages", {})
-    said, relocked = rehearse(root)
+    said, relocked = rehearse(root, view.cache)
     steps: dict[str, Step] = {}
     for stage, before in graph.items():
         reasons = explain(root, stale.get(stage, []), locked.get(stage))
@@ -227,17 +228,19 @@ def plan(root: Path, graph: Graph, stale: Mapping[str, list[Any]]) -> list[Step]
     return list(steps.values())
 
 
-def rehearse(root: Path) -> tuple[dict[str, Outcome], dict[str, Any]]:
+def rehearse(root: Path, cache: Path) -> tuple[dict[str, Outcome], dict[str, Any]]:
     """Let DVC reproduce a copy of the workspace in which every command fails; return what it said and its lock.
 
     What comes from the run cache does, as links, so that the stages after it are decided too. A dry run can't tell:
     it compares with dvc.lock alone.
     """
-    cache = ask(root, "cache", "dir").strip()
-    files = execute(root, "git", "ls-files", "-z", "--cached", "--others", "--exclude-standard").split("\0")
+    command = ("git", "ls-files", "-z", "--cached", "--others", "--exclude-standard")
+    listed = capture(root, *command)
+    if listed.returncode:
+        raise refusal(command, listed.stderr)
     with tempfile.TemporaryDirectory(prefix="plan-") as name:
         copy = Path(name)
-        for path in filter(lambda path: path and (root / path).is_file(), files):
+        for path in filter(lambda path: path and (root / path).is_file(), listed.stdout.split("\0")):
             (copy / path).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(root / path, copy / path)
         (copy / ".dvc" / "config.local").write_text(

@@ -3,8 +3,7 @@
 import json
 import os
 import re
-import subprocess
-import sys
+import shutil
 from pathlib import Path
 
 import pytest
@@ -12,23 +11,21 @@ from toy import ATTEMPTS, STAY, assert_that_nothing_is_left, commit_all, execute
 
 from pipeline.errors import PipelineError
 from pipeline.graph import (
-    EARLY,
     Action,
     BusyError,
     Chain,
     Outcome,
     StageError,
     StageTimeoutError,
+    ask_all,
     ask_in_peace,
     chain_up,
-    head_start,
     look,
     parse_dot,
     parse_outcomes,
     plan,
     read_settings,
     upstream,
-    workspace_lock,
 )
 from pipeline.supervisor import Lifeline
 
@@ -59,7 +56,8 @@ def fresh(chain: Path) -> Path:
 
 def make_plan(folder: Path) -> dict[str, tuple[Action, tuple[str, ...]]]:
     before = execute(folder, "git", "status", "--porcelain")
-    steps = plan(folder, *look(folder))
+    view = look(folder)
+    steps = plan(folder, view.graph, view)
     assert execute(folder, "git", "status", "--porcelain") == before, "a plan changes nothing"
     return {step.stage: (step.action, step.reasons) for step in steps}
 
@@ -90,9 +88,10 @@ def test_the_three_outcomes_in_dvcs_words(fresh: Path) -> None:
 
 
 def test_the_graph_is_that_of_dvc_yaml(fresh: Path) -> None:
-    graph, stale = look(fresh)
-    assert list(graph.items()) == [("first", set()), ("second", {"first"}), ("third", {"second"})]
-    assert stale == {}
+    view = look(fresh)
+    assert list(view.graph.items()) == [("first", set()), ("second", {"first"}), ("third", {"second"})]
+    assert view.stale == {}
+    assert view.cache == fresh / ".dvc" / "cache"
 
 
 def test_parts_of_a_graph() -> None:
@@ -219,7 +218,7 @@ def run_chain(folder: Path, **steps: type[Exception] | None) -> list[str]:
             stage, lines = name.rstrip("_"), list[str]()
             if error:
                 with pytest.raises(error) as raised:
-                    chain.reproduce(stage, lines.append, 5 if error is StageTimeoutError else None)
+                    chain.reproduce(stage, lines.append, 1 if error is StageTimeoutError else None)
                 written.append(str(raised.value))
             else:
                 assert chain.reproduce(stage, lines.append) is Outcome.RAN
@@ -244,7 +243,7 @@ def test_a_row_goes_on_from_the_stage_that_failed(tmp_path: Path) -> None:
 
 def test_the_time_limit_of_a_row_is_each_stages_own(tmp_path: Path) -> None:
     folder = make_workspace(tmp_path / "row", CHAIN | {"second": STAY}, ORDER)
-    assert run_chain(folder, first=None, second=StageTimeoutError)[1].startswith("second was ended after 5 seconds")
+    assert run_chain(folder, first=None, second=StageTimeoutError)[1].startswith("second was ended after 1 seconds")
     assert_that_nothing_is_left(folder, [])
 
 
@@ -280,56 +279,32 @@ def test_no_graph_here_is_one_line(tmp_path: Path) -> None:
 
 def test_what_dvc_cannot_read_is_one_line(fresh: Path) -> None:
     (fresh / "dvc.yaml").write_text("stages: [")
-    with pytest.raises(PipelineError, match=r"^.*dvc.* failed: .*$") as failure:
+    with pytest.raises(PipelineError, match=r"^dvc dag --dot failed: .*dvc.yaml.*$") as failure:
         look(fresh)
     assert "\n" not in str(failure.value)
 
 
-def test_a_look_with_a_head_start_is_used_once(fresh: Path) -> None:
-    with head_start(fresh):
-        (fresh / "second.txt").unlink()
-        early, late = look(fresh), look(fresh)
-    assert early[0] == late[0] == look(fresh)[0]
-    assert "second" in late[1]
+def test_of_several_questions_the_refused_one_is_named(fresh: Path) -> None:
+    with pytest.raises(PipelineError, match=r"^dvc metrics nonsense failed: .*invalid choice"):
+        ask_all(fresh, ("cache", "dir"), ("metrics", "nonsense"), ("root",))
 
 
-def test_nobody_else_holds_what_has_a_head_start(fresh: Path) -> None:
-    program = "import sys; from pathlib import Path; from pipeline.graph import workspace_lock as lock;"
-    program += "lock(Path(sys.argv[1])).acquire(blocking=False)"
-    attempt = [sys.executable, "-c", program, str(fresh)]
-    with head_start(fresh):
-        assert "filelock" in subprocess.run(attempt, capture_output=True, text=True).stderr
-        with workspace_lock(fresh).acquire(blocking=False):
-            pass
-        assert subprocess.run(attempt, capture_output=True).returncode == 1
-    assert subprocess.run(attempt, capture_output=True).returncode == 0
-
-
-def test_without_the_workspace_there_is_no_head_start(fresh: Path) -> None:
-    program = "import sys; from pathlib import Path; from pipeline.graph import workspace_lock as lock;"
-    program += "held = lock(Path(sys.argv[1])).acquire(); print(flush=True); sys.stdin.read()"
-    with subprocess.Popen(
-        [sys.executable, "-c", program, str(fresh)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
-    ) as holder:
-        assert holder.stdout
-        holder.stdout.readline()
-        with head_start(fresh):
-            assert EARLY == {}
-        holder.communicate(b"")
-
-
-def test_an_error_of_an_early_look_is_that_of_the_look(tmp_path: Path) -> None:
-    with head_start(tmp_path), pytest.raises(PipelineError, match="holds no dvc"):
-        look(tmp_path)
+def test_a_plan_outside_git_is_refused_in_one_line(tmp_path: Path) -> None:
+    folder = make_workspace(tmp_path / "bare", {"only": ""})
+    shutil.rmtree(folder / ".git")
+    execute(folder, "dvc", "config", "core.no_scm", "true")
+    view = look(folder)
+    with pytest.raises(PipelineError, match=r"^git ls-files .* failed: not a git repository"):
+        plan(folder, view.graph, view)
 
 
 def test_what_dvc_said_while_its_lock_file_changed_is_asked_again(fresh: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As if a stage had just ended: its lock file is another one after the first answer."""
     contents = iter([b"old", b"new", b"new", b"new"])
     monkeypatch.setattr("pipeline.graph.read", lambda path: next(contents))
-    assert json.loads(ask_in_peace(fresh, "status", "--json")) == {}
+    assert ask_in_peace(fresh, ("status", "--json"), ("root",)) == ["{}\n", ".\n"]
     assert next(contents, None) is None
     contents = iter([b"old", b"new", b"new", b"new"])
     with pytest.raises(PipelineError, match="unrecognized arguments"):
-        ask_in_peace(fresh, "status", "--nonsense")
+        ask_in_peace(fresh, ("status", "--nonsense"))
     assert next(contents, None) is None
