@@ -16,7 +16,7 @@ from pathlib import Path
 
 from benchmarks.overhead import seconds
 
-IDLE_ROUNDS, FULL_ROUNDS = 7, 7
+IDLE_ROUNDS, FULL_ROUNDS = 7, 5
 FLOW = ("python", "-m", "pipeline", "run")
 REPRO = ("dvc", "repro")
 

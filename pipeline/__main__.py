@@ -43,11 +43,11 @@ def positive(text: str) -> int:
 
 
 def plan(arguments: argparse.Namespace) -> None:
-    from pipeline.graph import look, plan
+    from pipeline.graph import dvc_in, look, plan
 
-    root = Path.cwd()
-    view = look(root)
-    steps = plan(root, view.graph, view)
+    with dvc_in(Path.cwd()) as dvc:
+        view = look(dvc)
+        steps = plan(dvc, view.graph, view)
     if arguments.json:
         print(
             json.dumps(

@@ -24,7 +24,7 @@ from pipeline.files import atomic_write
 from pipeline.flow import Workspace, carry_out, conclude, publish_plan
 from pipeline.gate import GateParams, read_gate
 from pipeline.git import git
-from pipeline.graph import LOCK, Step, ask, environment, flatten, look, plan, read, read_yaml, upstream
+from pipeline.graph import LOCK, Step, dvc_in, environment, flatten, look, plan, read, read_yaml, upstream
 from pipeline.publish import PREDICTIONS
 from pipeline.registry import METRICS, read_metrics
 from pipeline.supervisor import Lifeline
@@ -101,11 +101,12 @@ def run_isolated(
         change_params(tree / PARAMS_FILE, changes)
         gate = read_gate(read_yaml(tree / PARAMS_FILE))
         link_source(root, tree)
-        ask(tree, "checkout", "--quiet", "--allow-missing")
-        view = look(tree)
-        graph = upstream(view.graph, stages or view.graph)
-        check_params(tree, view.stale.keys() & graph.keys())
-        steps = plan(tree, graph, view)
+        with dvc_in(tree) as dvc:
+            dvc.ask("checkout", "--quiet", "--allow-missing")
+            view = look(dvc)
+            graph = upstream(view.graph, stages or view.graph)
+            check_params(tree, view.stale.keys() & graph.keys())
+            steps = plan(dvc, graph, view)
         publish_plan(steps)
         states = carry_out(Workspace(tree, lifeline, "wait", 0), graph, steps, force=False)
         share_receipts(root, tree)

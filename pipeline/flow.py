@@ -45,6 +45,7 @@ from pipeline.graph import (
     Step,
     ask_in_peace,
     chain_up,
+    dvc_in,
     look,
     plan,
     read_declaration,
@@ -136,11 +137,12 @@ def run_to_state(work: Callable[[Lifeline], State[Any]], above: Lifeline | None 
 
 def bring_up_to_date(workspace: Workspace, stages: list[str] | None, force: bool) -> State[Any]:
     def decide() -> tuple[Graph, list[Step]]:
-        view = look(workspace.root)
-        graph = upstream(view.graph, stages or view.graph)
-        if force:
-            return graph, [Step(stage, Action.RUN, ("forced",)) for stage in graph]
-        return graph, plan(workspace.root, graph, view)
+        with dvc_in(workspace.root) as dvc:
+            view = look(dvc)
+            graph = upstream(view.graph, stages or view.graph)
+            if force:
+                return graph, [Step(stage, Action.RUN, ("forced",)) for stage in graph]
+            return graph, plan(dvc, graph, view)
 
     graph, steps = patiently(workspace, decide)
     publish_plan(steps)

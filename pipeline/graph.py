@@ -15,12 +15,13 @@ import sys
 import tempfile
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from enum import StrEnum
 from graphlib import TopologicalSorter
 from pathlib import Path
 from threading import Timer
-from typing import Any
+from typing import IO, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from ruamel.yaml import YAML
@@ -30,13 +31,14 @@ from pipeline.supervisor import Command, Lifeline, StoppedError
 
 LOCK = "dvc.lock"
 DVC = (sys.executable, "-m", "dvc", "--wait-for-lock")
+# one command of `dvc` for each line, and its exit code after its output
 ANSWER = """
-import json, sys
+import json, os, sys
 from dvc.cli import main
-for command in json.loads(sys.argv[1]):
-    if code := main(["--wait-for-lock", *command]):
-        sys.exit(code)
-    print(end="\\0")
+root = os.getcwd()
+for line in sys.stdin:
+    print(f"\\0{main(['--wait-for-lock', *json.loads(line)])}", flush=True)
+    os.chdir(root)
 """
 LINES_KEPT = 20  # of a failed stage's output
 KILLED = 128  # an exit code above it is this and the number of a signal
@@ -120,51 +122,89 @@ def environment() -> dict[str, str]:
     return ours | {"PATH": path, "PYTHONUNBUFFERED": "1", "DVC_NO_ANALYTICS": "1"}
 
 
+@dataclass(frozen=True)
+class Dvc:
+    """A DVC process that answers one question after the other, because its start takes longer than most answers."""
+
+    root: Path
+    process: "subprocess.Popen[str]"
+    errors: IO[bytes]
+
+    def ask(self, *arguments: str) -> str:
+        """Return what `dvc ARGUMENTS` prints; raise PipelineError in its own words, or BusyError."""
+        code, answer, errors = self.try_out(*arguments)
+        if holder := find_holder(errors):
+            raise BusyError(holder)
+        if code:
+            raise refusal(("dvc", *arguments), errors)
+        return answer
+
+    def try_out(self, *arguments: str) -> tuple[int, str, str]:
+        """Return the exit code of `dvc ARGUMENTS`, its output and its errors."""
+        assert self.process.stdin and self.process.stdout
+        told = os.fstat(self.errors.fileno()).st_size
+        with suppress(BrokenPipeError):  # where it has died, and answers nothing
+            self.process.stdin.write(json.dumps(arguments) + "\n")
+            self.process.stdin.flush()
+        answer, end, code = "", "", "1"
+        while not end and (line := self.process.stdout.readline()):
+            text, end, code = line.partition("\0")
+            answer += text
+        errors = os.pread(self.errors.fileno(), 1 << 20, told).decode(errors="replace")
+        return int(code or 1), answer, errors
+
+
+@contextmanager
+def dvc_in(root: Path) -> Iterator[Dvc]:
+    """Have a DVC for questions about `root`; it runs no stage, whose command would fail in it."""
+    with tempfile.TemporaryFile() as errors:
+        process = subprocess.Popen(
+            [sys.executable, "-c", ANSWER],
+            cwd=root,
+            env=environment() | {"SHELL": shutil.which("false") or "/bin/false"},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            text=True,
+        )
+        try:
+            yield Dvc(root, process, errors)
+        finally:
+            process.communicate()
+
+
 def ask(root: Path, *arguments: str) -> str:
     """Return what `dvc ARGUMENTS` prints in `root`; raise PipelineError in its own words, or BusyError."""
-    [answer] = ask_all(root, arguments)
-    return answer
+    with dvc_in(root) as dvc:
+        return dvc.ask(*arguments)
 
 
-def ask_all(root: Path, *commands: Sequence[str]) -> list[str]:
-    """The same of several commands; one process answers them all, because its start takes longer than an answer."""
-    result = capture(root, sys.executable, "-c", ANSWER, json.dumps(commands))
-    *answers, _ = result.stdout.split("\0")
-    if holder := find_holder(result.stderr):
-        raise BusyError(holder)
-    if result.returncode:
-        raise refusal(("dvc", *commands[len(answers)]), result.stderr)
-    return answers
-
-
-def ask_in_peace(root: Path, *commands: Sequence[str]) -> list[str]:
-    """The same while a stage may be at work: what DVC said while it wrote dvc.lock anew is asked again."""
-    while True:
-        before = read(root / LOCK)
-        try:
-            answers = ask_all(root, *commands)
-        except PipelineError:
-            if read(root / LOCK) == before:
-                raise
-        else:
-            if read(root / LOCK) == before:
-                return answers
-
-
-def capture(root: Path, *command: str) -> "subprocess.CompletedProcess[str]":
-    return subprocess.run(command, cwd=root, env=environment(), capture_output=True, text=True)
+def ask_in_peace(root: Path, *questions: Sequence[str]) -> list[str]:
+    """Ask while a stage may be at work: what DVC said while it wrote dvc.lock anew is asked again."""
+    with dvc_in(root) as dvc:
+        while True:
+            before = read(root / LOCK)
+            try:
+                answers = [dvc.ask(*question) for question in questions]
+            except PipelineError:
+                if read(root / LOCK) == before:
+                    raise
+            else:
+                if read(root / LOCK) == before:
+                    return answers
 
 
 def refusal(command: Sequence[str], errors: str) -> PipelineError:
     reason = re.sub(r"^(ERROR|fatal): ", "", errors.strip().partition("\n")[0])
-    return PipelineError(f"{shlex.join(command)} failed: {reason}")
+    return PipelineError(f"{shlex.join(command)} failed: {reason or 'it gave no reason'}")
 
 
-def look(root: Path) -> View:
-    if not (root / "dvc.yaml").is_file():
-        raise PipelineError(f"{root} holds no dvc.yaml; run from the folder that does")
-    dot, status, cache = ask_all(root, ("dag", "--dot"), ("status", "--json"), ("cache", "dir"))
-    return View(parse_dot(dot), json.loads(status), Path(cache.strip()))
+def look(dvc: Dvc) -> View:
+    """Raise PipelineError where there is no graph, or DVC refuses it."""
+    if not (dvc.root / "dvc.yaml").is_file():
+        raise PipelineError(f"{dvc.root} holds no dvc.yaml; run from the folder that does")
+    graph, stale = parse_dot(dvc.ask("dag", "--dot")), json.loads(dvc.ask("status", "--json"))
+    return View(graph, stale, Path(dvc.ask("cache", "dir").strip()))
 
 
 def read_declaration(root: Path, stage: str) -> dict[str, Any]:
@@ -204,13 +244,13 @@ def upstream(graph: Graph, targets: Iterable[str]) -> Graph:
     return {stage: before for stage, before in graph.items() if stage in wanted}
 
 
-def plan(root: Path, graph: Graph, view: View) -> list[Step]:
+def plan(dvc: Dvc, graph: Graph, view: View) -> list[Step]:
     """Say of every stage of `graph` what `dvc repro` would do, and why; nothing runs and nothing changes."""
-    stale = view.stale
+    root, stale = dvc.root, view.stale
     if not stale:
         return [Step(stage, Action.SKIP, ("unchanged",)) for stage in graph]
     locked = read_yaml(root / LOCK).get("stages", {})
-    said, relocked = rehearse(root, view.cache)
+    said, relocked = rehearse(dvc, view.cache)
     steps: dict[str, Step] = {}
     for stage, before in graph.items():
         reasons = explain(root, stale.get(stage, []), locked.get(stage))
@@ -228,14 +268,14 @@ def plan(root: Path, graph: Graph, view: View) -> list[Step]:
     return list(steps.values())
 
 
-def rehearse(root: Path, cache: Path) -> tuple[dict[str, Outcome], dict[str, Any]]:
+def rehearse(dvc: Dvc, cache: Path) -> tuple[dict[str, Outcome], dict[str, Any]]:
     """Let DVC reproduce a copy of the workspace in which every command fails; return what it said and its lock.
 
     What comes from the run cache does, as links, so that the stages after it are decided too. A dry run can't tell:
     it compares with dvc.lock alone.
     """
-    command = ("git", "ls-files", "-z", "--cached", "--others", "--exclude-standard")
-    listed = capture(root, *command)
+    root, command = dvc.root, ("git", "ls-files", "-z", "--cached", "--others", "--exclude-standard")
+    listed = subprocess.run(command, cwd=root, env=environment(), capture_output=True, text=True)
     if listed.returncode:
         raise refusal(command, listed.stderr)
     with tempfile.TemporaryDirectory(prefix="plan-") as name:
@@ -248,14 +288,8 @@ def rehearse(root: Path, cache: Path) -> tuple[dict[str, Outcome], dict[str, Any
             f"[cache]\ndir = '{cache}'\ntype = symlink\n",
             encoding="utf-8",
         )
-        result = subprocess.run(
-            [*DVC, "repro", "--keep-going"],
-            cwd=copy,
-            env=environment() | {"SHELL": shutil.which("false") or "/bin/false"},
-            capture_output=True,
-            text=True,
-        )
-        return dict(parse_outcomes(result.stdout)), read_yaml(copy / LOCK).get("stages", {})
+        _, said, _ = dvc.try_out("--cd", name, "repro", "--keep-going")
+        return dict(parse_outcomes(said)), read_yaml(copy / LOCK).get("stages", {})
 
 
 def parse_outcomes(output: str) -> Iterable[tuple[str, Outcome]]:

@@ -6,6 +6,7 @@ import re
 import shutil
 from pathlib import Path
 
+import psutil
 import pytest
 from toy import ATTEMPTS, STAY, assert_that_nothing_is_left, commit_all, execute, make_workspace
 
@@ -17,9 +18,10 @@ from pipeline.graph import (
     Outcome,
     StageError,
     StageTimeoutError,
-    ask_all,
+    View,
     ask_in_peace,
     chain_up,
+    dvc_in,
     look,
     parse_dot,
     parse_outcomes,
@@ -56,8 +58,9 @@ def fresh(chain: Path) -> Path:
 
 def make_plan(folder: Path) -> dict[str, tuple[Action, tuple[str, ...]]]:
     before = execute(folder, "git", "status", "--porcelain")
-    view = look(folder)
-    steps = plan(folder, view.graph, view)
+    with dvc_in(folder) as dvc:
+        view = look(dvc)
+        steps = plan(dvc, view.graph, view)
     assert execute(folder, "git", "status", "--porcelain") == before, "a plan changes nothing"
     return {step.stage: (step.action, step.reasons) for step in steps}
 
@@ -88,7 +91,8 @@ def test_the_three_outcomes_in_dvcs_words(fresh: Path) -> None:
 
 
 def test_the_graph_is_that_of_dvc_yaml(fresh: Path) -> None:
-    view = look(fresh)
+    with dvc_in(fresh) as dvc:
+        view = look(dvc)
     assert list(view.graph.items()) == [("first", set()), ("second", {"first"}), ("third", {"second"})]
     assert view.stale == {}
     assert view.cache == fresh / ".dvc" / "cache"
@@ -273,29 +277,47 @@ def test_settings_are_the_meta_of_dvc_yaml(tmp_path: Path) -> None:
 
 
 def test_no_graph_here_is_one_line(tmp_path: Path) -> None:
-    with pytest.raises(PipelineError, match=re.escape(f"{tmp_path} holds no dvc.yaml; run from the folder that does")):
-        look(tmp_path)
+    refusal = re.escape(f"{tmp_path} holds no dvc.yaml; run from the folder that does")
+    with dvc_in(tmp_path) as dvc, pytest.raises(PipelineError, match=refusal):
+        look(dvc)
 
 
 def test_what_dvc_cannot_read_is_one_line(fresh: Path) -> None:
     (fresh / "dvc.yaml").write_text("stages: [")
-    with pytest.raises(PipelineError, match=r"^dvc dag --dot failed: .*dvc.yaml.*$") as failure:
-        look(fresh)
+    with dvc_in(fresh) as dvc, pytest.raises(PipelineError, match=r"^dvc dag --dot failed: .*dvc.yaml.*$") as failure:
+        look(dvc)
     assert "\n" not in str(failure.value)
 
 
-def test_of_several_questions_the_refused_one_is_named(fresh: Path) -> None:
-    with pytest.raises(PipelineError, match=r"^dvc metrics nonsense failed: .*invalid choice"):
-        ask_all(fresh, ("cache", "dir"), ("metrics", "nonsense"), ("root",))
+def test_one_dvc_answers_one_question_after_the_other(fresh: Path, tmp_path: Path) -> None:
+    with dvc_in(fresh) as dvc:
+        for _ in range(2):
+            with pytest.raises(PipelineError, match=r"^dvc metrics nonsense failed: .*invalid choice"):
+                dvc.ask("metrics", "nonsense")
+            (tmp_path / "elsewhere").mkdir(exist_ok=True)
+            code, answer, errors = dvc.try_out("--cd", str(tmp_path / "elsewhere"), "root")
+            assert (code, answer) == (253, "")
+            assert "you are not inside of a DVC repository" in errors
+            assert dvc.ask("root") == ".\n"
+            append(fresh / "first.py", "print('again')")
+            assert list(json.loads(dvc.ask("status", "--json"))) == ["first"]
+
+
+def test_a_dvc_that_has_died_is_one_line(fresh: Path) -> None:
+    with dvc_in(fresh) as dvc:
+        dvc.ask("root")
+        psutil.Process(dvc.process.pid).kill()
+        for _ in range(2):
+            with pytest.raises(PipelineError, match=r"^dvc root failed: it gave no reason$"):
+                dvc.ask("root")
 
 
 def test_a_plan_outside_git_is_refused_in_one_line(tmp_path: Path) -> None:
     folder = make_workspace(tmp_path / "bare", {"only": ""})
     shutil.rmtree(folder / ".git")
     execute(folder, "dvc", "config", "core.no_scm", "true")
-    view = look(folder)
-    with pytest.raises(PipelineError, match=r"^git ls-files .* failed: not a git repository"):
-        plan(folder, view.graph, view)
+    with dvc_in(folder) as dvc, pytest.raises(PipelineError, match=r"^git ls-files .* failed: not a git repository"):
+        plan(dvc, {}, View({}, {"only": []}, folder))
 
 
 def test_what_dvc_said_while_its_lock_file_changed_is_asked_again(fresh: Path, monkeypatch: pytest.MonkeyPatch) -> None:
