@@ -54,7 +54,8 @@ from pipeline.graph import (
 )
 from pipeline.supervisor import Lifeline, StoppedError
 
-POLL = 2.0  # seconds between looks at a lock, and at whether the run was cancelled
+POLL = 2.0  # seconds between looks at a lock
+CANCEL_POLL = 5.0  # and at whether the run was cancelled: each costs the server some of the time that a stage could use
 REPORT = Path("reports/index.html")
 
 Done = TypeVar("Done")
@@ -265,7 +266,7 @@ def cut_when_cancelled(lifeline: Lifeline) -> None:
                     state = client.read_flow_run(run_id).state
                     if state and state.type in (StateType.CANCELLING, StateType.CANCELLED):
                         lifeline.cut()
-                time.sleep(POLL)
+                time.sleep(CANCEL_POLL)
 
     threading.Thread(target=copy_context().run, args=(watch,), daemon=True).start()
 
