@@ -63,7 +63,8 @@ class Api:
         for kind in ("deployments", "flow_runs"):
             while found := self.post(f"{kind}/filter", {}):
                 for thing in found:
-                    httpx.delete(f"{self.url}/{kind}/{thing['id']}", timeout=60)
+                    response = httpx.delete(f"{self.url}/{kind}/{thing['id']}", timeout=60)
+                    assert response.status_code in (204, 404), response.text
 
     def runs(self, **filters: Any) -> list[dict[str, Any]]:
         """Flow runs, the newest first."""
