@@ -4,7 +4,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -150,10 +150,22 @@ def assert_that_nothing_is_left(folder: Path, processes: list[psutil.Process]) -
 
 
 def processes_in(folder: Path) -> list[psutil.Process]:
+    return find_processes(lambda process: Path(process.cwd()) == folder)
+
+
+def processes_under(folder: Path, named: Collection[str] = ()) -> list[psutil.Process]:
+    """Those at work in the folder or in one of its folders, of these names if there are any."""
+    return find_processes(
+        lambda process: Path(process.cwd()).is_relative_to(folder) and (not named or process.name() in named)
+    )
+
+
+def find_processes(condition: Callable[[psutil.Process], bool]) -> list[psutil.Process]:
+    """All that live and fulfil the condition, but this one."""
     found = []
     for process in psutil.process_iter():
         try:
-            if Path(process.cwd()) == folder and process.pid != os.getpid() and process.status() != "zombie":
+            if process.pid != os.getpid() and process.status() != "zombie" and condition(process):
                 found.append(process)
         except (psutil.NoSuchProcess, psutil.AccessDenied, FileNotFoundError):
             continue

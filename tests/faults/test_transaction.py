@@ -13,6 +13,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ import psutil
 import pytest
 from prefect_api import Api, free_port, message
 from ruamel.yaml import YAML
-from toy import commit_all, execute, make_model_workspace, start_pipeline, wait_until
+from toy import commit_all, execute, make_model_workspace, processes_under, start_pipeline, wait_until
 
 from pipeline.git import git
 
@@ -51,17 +52,6 @@ def root(published: Path, tmp_path: Path) -> Iterator[Path]:
     shutil.copytree(published, tmp_path / "root", symlinks=True)
     yield tmp_path / "root"
     wait_until(lambda: not processes_under(tmp_path))
-
-
-def processes_under(folder: Path) -> list[psutil.Process]:
-    found = []
-    for process in psutil.process_iter():
-        try:
-            if Path(process.cwd()).is_relative_to(folder) and process.pid != os.getpid():
-                found.append(process)
-        except (psutil.NoSuchProcess, psutil.AccessDenied, FileNotFoundError):
-            continue
-    return found
 
 
 def retrain(folder: Path, api: Api, *arguments: str) -> dict[str, Any]:
@@ -296,10 +286,11 @@ def test_a_remote_over_ssh(root: Path, api: Api, ssh: tuple[int, str], monkeypat
     wait_until((root / "pushing").exists)
     process.kill()
     process.communicate()
-    wait_until(lambda: not [p for p in processes_under(root) if p.name() in ("git", "ssh")])
+    wait_until(lambda: not processes_under(root, named=("git", "ssh")))
     hook.unlink()
     for left in processes_under(root):
-        left.kill()  # the hook, which is the server's
+        with suppress(psutil.NoSuchProcess):
+            left.kill()  # the hook, which is the server's
     assert model_in(root / "remote.git", root / "storage") == OLD
     flow_run = retrain(root / "checkout", api, "--set", f"train.skill={NEW}", "--push", "origin")
     assert flow_run["state"]["name"] == "Published"

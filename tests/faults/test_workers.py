@@ -9,10 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import psutil
 import pytest
 from prefect_api import Api, finish
-from toy import GIT, execute, processes_in, start_pipeline, wait_until
+from toy import GIT, execute, processes_under, start_pipeline, wait_until
 
 from pipeline.graph import environment
 
@@ -53,10 +52,6 @@ def cluster(tmp_path: Path) -> "Iterator[tuple[str, list[subprocess.Popen[bytes]
     for process in started:
         process.kill()
         process.wait()
-
-
-def processes_under(folder: Path) -> list[psutil.Process]:
-    return [process for path in folder.rglob("*") if path.is_dir() for process in processes_in(path)]
 
 
 def test_of_two_dask_workers_one_is_killed_and_all_eight_results_arrive(
