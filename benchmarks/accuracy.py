@@ -10,12 +10,15 @@ from pathlib import Path
 
 import torch
 
-from pipeline.data import TensorInfo, read_raw
-from pipeline.model import CNN
+from pipeline.mnist.device import keep_freed_memory, make_deterministic
+from pipeline.mnist.idx import read_raw
+from pipeline.mnist.inference import TensorDigits, predict
+from pipeline.mnist.model import CNN
+from pipeline.mnist.tensors import TensorInfo
+from pipeline.mnist.training import fit
 from pipeline.params import load_params
 from pipeline.stages.preprocess import PreprocessParams, split
 from pipeline.stages.train import TrainParams
-from pipeline.training import TensorDigits, fit, keep_freed_memory, make_deterministic, predict
 
 
 def main() -> None:

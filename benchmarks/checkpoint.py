@@ -10,11 +10,13 @@ from time import perf_counter
 
 import torch
 
-from pipeline.checkpoint import Checkpoint, checkpoint_path, load_checkpoint, save_checkpoint
-from pipeline.model import CNN
+from pipeline.mnist.checkpoint import Checkpoint, checkpoint_path, load_checkpoint, save_checkpoint
+from pipeline.mnist.device import keep_freed_memory, make_deterministic
+from pipeline.mnist.inference import load_digits
+from pipeline.mnist.model import CNN
+from pipeline.mnist.training import Snapshot, fit
 from pipeline.params import load_params
 from pipeline.stages.train import TENSORS, TrainParams
-from pipeline.training import Snapshot, fit, keep_freed_memory, load_digits, make_deterministic
 
 
 def main() -> None:

@@ -36,8 +36,8 @@ def compare(title: str, rounds: int, folder: Path, prepare: Callable[[], None], 
 
 
 def main() -> None:
-    from pipeline.serve import server
-    from pipeline.supervisor import Lifeline
+    from pipeline.orchestration.server import server
+    from pipeline.repository.processes import Lifeline
 
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))

@@ -16,7 +16,7 @@ from time import perf_counter
 
 from ruamel.yaml import YAML
 
-from pipeline.data import DATASET_FILE, RAW_FILES
+from pipeline.mnist.idx import DATASET_FILE, RAW_FILES
 
 TIMES = 10
 

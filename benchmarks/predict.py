@@ -13,8 +13,9 @@ import pandas as pd
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from pipeline.data import Bytes, load_digits
-from pipeline.predict import predict_files
+from pipeline.mnist.idx import Bytes
+from pipeline.mnist.predict import predict_files
+from pipeline.mnist.tensors import load_digits
 from pipeline.stages.evaluate import PREDICTIONS, TEST
 
 DIGITS = 100  # the first of the test split

@@ -21,9 +21,9 @@ GATE = ("--set", "gate.minimum=0")  # whatever the model is
 
 
 def main() -> None:
-    from pipeline.graph import ask
-    from pipeline.serve import server
-    from pipeline.supervisor import Lifeline
+    from pipeline.orchestration.server import server
+    from pipeline.repository.dvc_worker import ask
+    from pipeline.repository.processes import Lifeline
 
     here = Path.cwd()
     with socket.socket() as probe:

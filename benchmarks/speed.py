@@ -17,8 +17,10 @@ import torch.nn.functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import notebook
-from pipeline.model import CNN
-from pipeline.training import TensorDigits, fit, keep_freed_memory, load_digits, make_deterministic
+from pipeline.mnist.device import keep_freed_memory, make_deterministic
+from pipeline.mnist.inference import TensorDigits, load_digits
+from pipeline.mnist.model import CNN
+from pipeline.mnist.training import fit
 
 ROUNDS = 7
 IMAGES = 64 * 50  # an epoch's

@@ -16,10 +16,12 @@ from time import perf_counter
 import torch
 
 from benchmarks import notebook
-from pipeline.model import CNN
+from pipeline.mnist.device import keep_freed_memory, make_deterministic
+from pipeline.mnist.inference import load_digits, predict
+from pipeline.mnist.model import CNN
+from pipeline.mnist.training import fit
 from pipeline.params import load_params
 from pipeline.stages.train import TENSORS, TrainParams
-from pipeline.training import fit, keep_freed_memory, load_digits, make_deterministic, predict
 
 SEEDS = (1, 2, 3)
 TARGET = 0.9911

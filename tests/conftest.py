@@ -15,7 +15,10 @@ os.environ |= {"GIT_CONFIG_GLOBAL": os.devnull, "GIT_CONFIG_NOSYSTEM": "1"}  # n
 
 from helpers import PARAMS, ROOT, STAGES, repro, set_params
 from ruamel.yaml import YAML
-from toy import commit_all, execute
+from toy import CHAIN, ORDER, commit_all, execute, make_model_workspace, make_workspace
+
+from pipeline.mnist.idx import Bytes
+from pipeline.mnist.tensors import load_digits
 
 gc.set_threshold(10_000)  # as the command line does: what is imported lasts
 # A shell starts what it runs in the background deaf to Ctrl-C, and all that starts from there; the tests send Ctrl-C.
@@ -102,3 +105,37 @@ def repository(reproduced: Path, tmp_path: Path) -> Path:
     folder = tmp_path / "repository"
     shutil.copytree(reproduced, folder, symlinks=True)
     return folder
+
+
+@pytest.fixture(scope="module")
+def chain(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A workspace of three stages in a row, with a parameter, everything run; changes are undone by `fresh`."""
+    folder = make_workspace(tmp_path_factory.mktemp("chain"), CHAIN, ORDER)
+    text = (folder / "dvc.yaml").read_text()
+    (folder / "dvc.yaml").write_text(
+        text.replace("    deps:\n    - second.py", "    params: [scale]\n    deps:\n    - second.py")
+    )
+    (folder / "params.yaml").write_text("scale: {width: 3, deep: {height: 4}}\n")
+    execute(folder, "dvc", "repro")
+    commit_all(folder)
+    return folder
+
+
+@pytest.fixture
+def fresh(chain: Path) -> Path:
+    execute(chain, "git", "checkout", "--quiet", ".")
+    execute(chain, "dvc", "checkout", "--quiet")
+    return chain
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = make_model_workspace(tmp_path_factory.mktemp("trained") / "toy")
+    execute(folder, "dvc", "repro")
+    commit_all(folder)
+    return folder
+
+
+@pytest.fixture
+def digits(finished_workspace: Path) -> Bytes:
+    return load_digits(Path("data/tensors/test.safetensors"))[0].images[:, 0]

@@ -1,5 +1,6 @@
 """What tests share: the stages, their parameters on the sample of real digits, and small looks at files."""
 
+import gzip
 import json
 import re
 from pathlib import Path
@@ -9,7 +10,8 @@ import pandas as pd
 from ruamel.yaml import YAML
 from toy import execute
 
-from pipeline.data import load_digits, save_digits
+from pipeline.mnist.idx import read_dataset_info, read_raw
+from pipeline.mnist.tensors import load_digits, save_digits
 from pipeline.stages import evaluate, fetch, preprocess, report, train
 
 ROOT = Path(__file__).parents[1]
@@ -75,3 +77,14 @@ def rename_last_class(name: str) -> None:
     metrics = json.loads(report.METRICS.read_text(encoding="utf-8"))
     metrics["per_class"][name] = metrics["per_class"].pop(info.classes[-1])
     report.METRICS.write_text(json.dumps(metrics), encoding="utf-8")
+
+
+SAMPLE_FILES = {path.stem: gzip.decompress(path.read_bytes()) for path in SAMPLE.iterdir()}
+LABELS = "t10k-labels-idx1-ubyte"
+
+
+def assert_sample_is_fetched() -> None:
+    assert {name: files_under(Path("data/raw"))[name] for name in SAMPLE_FILES} == SAMPLE_FILES
+    assert len(read_raw(Path("data/raw"), "train").labels) == 600
+    assert read_dataset_info(Path("data/raw")).classes == tuple("0123456789")
+    assert not Path("data/raw.partial").exists()

@@ -16,8 +16,8 @@ from prefect.logging.handlers import APILogHandler
 from prefect.settings import PREFECT_API_URL, temporary_settings
 from toy import WAIT, start_pipeline
 
-from pipeline.serve import answers, server
-from pipeline.supervisor import Lifeline
+from pipeline.orchestration.server import answers, server
+from pipeline.repository.processes import Lifeline
 
 T = TypeVar("T")
 

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from ruamel.yaml import YAML
 
 from pipeline.errors import ParamsError
-from pipeline.gate import GateParams
 from pipeline.params import Params, load_params
+from pipeline.release.gate import GateParams
 from pipeline.stages.evaluate import EvaluateParams
 from pipeline.stages.fetch import FetchParams
 from pipeline.stages.preprocess import PreprocessParams

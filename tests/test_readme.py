@@ -1,4 +1,4 @@
-"""The README's tree, commands and links are those of the repository."""
+"""The README's commands and links are those of the repository."""
 
 import re
 import subprocess
@@ -6,32 +6,6 @@ import subprocess
 from helpers import ROOT
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-
-
-def tracked() -> set[str]:
-    """Git's files: those of pipeline/ and benchmarks/ one by one, of other folders only the folder."""
-    output = subprocess.run(["git", "ls-files"], cwd=ROOT, check=True, capture_output=True, text=True).stdout
-    paths = set()
-    for path in output.splitlines():
-        top, *rest = path.split("/")
-        if top.startswith(".") or path.endswith("__init__.py"):
-            continue
-        paths.add(path if top in ("pipeline", "benchmarks") or not rest else f"{top}/")
-    return paths
-
-
-def test_the_tree_names_every_file_once_and_no_other() -> None:
-    match = re.search(r"```text tree\n(.*?)```", README, re.DOTALL)
-    assert match
-    paths, folders = [], [""]
-    for line in match[1].splitlines():
-        depth = (len(line) - len(line.lstrip())) // 2
-        name = line.split()[0]
-        folders[depth + 1 :] = [folders[depth] + name]
-        paths.append(folders[depth] + name)
-    parents = {path for path in paths if path.endswith("/") and any(p.startswith(path) and p != path for p in paths)}
-    assert len(paths) == len(set(paths))
-    assert set(paths) - parents == tracked()
 
 
 def test_every_make_target_is_listed_and_none_is_invented() -> None:

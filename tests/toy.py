@@ -11,7 +11,7 @@ from typing import Any
 import psutil
 from ruamel.yaml import YAML
 
-from pipeline.graph import environment
+from pipeline.repository.processes import environment
 
 GIT = ("git", "-c", "user.name=test", "-c", "user.email=test@localhost")
 WAIT = 120.0  # seconds that a test waits for what happens within a few; no measure of speed
@@ -187,3 +187,13 @@ def start_pipeline(
         stderr=subprocess.STDOUT,
         text=True,
     )
+
+
+# Three stages in a row, and what each of them needs
+
+CHAIN = {"first": "", "second": "", "third": ""}
+ORDER = {"second": ["first"], "third": ["second"]}
+
+
+def append(path: Path, text: str) -> None:
+    path.write_text(path.read_text() + text)

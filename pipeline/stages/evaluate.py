@@ -7,22 +7,19 @@ Run: python -m pipeline.stages.evaluate
 
 import json
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pandas as pd
 import torch.nn.functional as F
-from numpy.typing import NDArray
 from pydantic import Field
-from sklearn.metrics import accuracy_score, classification_report
 
-from pipeline.calibration import calibration_error, reliability
 from pipeline.errors import DataError, run
 from pipeline.files import atomic_write
-from pipeline.insides import look_inside, save_insides
-from pipeline.model import load_model
+from pipeline.mnist.device import DeviceName, choose_device, make_deterministic
+from pipeline.mnist.inference import load_digits, normalize, predict
+from pipeline.mnist.layers import look_inside, save_insides
+from pipeline.mnist.metrics import choose_examples, measure, reliability
+from pipeline.mnist.model import load_model
 from pipeline.params import Params, load_params
-from pipeline.training import DeviceName, choose_device, load_digits, make_deterministic, normalize, predict
 
 TEST = Path("data/tensors/test.safetensors")
 MODEL = Path("models/model.safetensors")
@@ -35,33 +32,6 @@ INSIDES = Path("reports/insides.safetensors")
 class EvaluateParams(Params):
     calibration_bins: int = Field(gt=0, le=1000)
     device: DeviceName
-
-
-def measure(predictions: pd.DataFrame, loss: float, classes: tuple[str, ...], bins: pd.DataFrame) -> dict[str, Any]:
-    """Loss and fractions in [0, 1]: over all images and macro averages at the top, each class's own below."""
-    label, prediction = predictions["label"], predictions["prediction"]
-    report = classification_report(
-        label, prediction, labels=range(len(classes)), target_names=classes, output_dict=True, zero_division=0
-    )
-    names = {"precision": "precision", "recall": "recall", "f1": "f1-score"}
-    metrics = {
-        "accuracy": accuracy_score(label, prediction),
-        "loss": loss,
-        **{name: report["macro avg"][theirs] for name, theirs in names.items()},
-        "expected_calibration_error": calibration_error(bins),
-    }
-    per_class = {
-        class_name: {name: round(report[class_name][theirs], 6) for name, theirs in names.items()}
-        for class_name in classes
-    }
-    return {name: round(float(value), 6) for name, value in metrics.items()} | {"per_class": per_class}
-
-
-def choose_examples(predictions: pd.DataFrame) -> NDArray[np.int64]:
-    """The first image of each class that is read correctly, or the first where none is; then the least certain."""
-    wrong = predictions["label"] != predictions["prediction"]
-    first = predictions.assign(wrong=wrong).sort_values(["label", "wrong", "index"]).drop_duplicates("label")
-    return np.array([*first["index"], predictions["confidence"].idxmin()])
 
 
 def main() -> None:

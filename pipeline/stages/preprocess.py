@@ -10,8 +10,9 @@ import numpy as np
 from pydantic import Field
 from sklearn.model_selection import train_test_split
 
-from pipeline.data import Digits, TensorInfo, read_dataset_info, read_raw, save_digits
 from pipeline.errors import ParamsError, run
+from pipeline.mnist.idx import Digits, read_dataset_info, read_raw
+from pipeline.mnist.tensors import TensorInfo, save_digits
 from pipeline.params import Params, load_params
 
 RAW = Path("data/raw")

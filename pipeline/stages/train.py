@@ -13,24 +13,15 @@ import pandas as pd
 from pydantic import Field
 from torch import Tensor
 
-from pipeline.checkpoint import Checkpoint, checkpoint_path, load_checkpoint, save_checkpoint
-from pipeline.environment import describe_environment, write_receipt
 from pipeline.errors import PipelineError, run
 from pipeline.files import atomic_write
-from pipeline.model import CNN, save_model
+from pipeline.mnist.checkpoint import Checkpoint, checkpoint_path, load_checkpoint, save_checkpoint
+from pipeline.mnist.device import DeviceName, choose_device, keep_freed_memory, make_deterministic
+from pipeline.mnist.environment import describe_environment, write_receipt
+from pipeline.mnist.inference import load_digits
+from pipeline.mnist.model import CNN, save_model
+from pipeline.mnist.training import Epoch, ScheduleName, Snapshot, fit, with_prefix
 from pipeline.params import Params, load_params
-from pipeline.training import (
-    DeviceName,
-    Epoch,
-    ScheduleName,
-    Snapshot,
-    choose_device,
-    fit,
-    keep_freed_memory,
-    load_digits,
-    make_deterministic,
-    with_prefix,
-)
 
 TENSORS = Path("data/tensors")
 MODEL = Path("models/model.safetensors")

@@ -9,7 +9,7 @@ import pytest
 from prefect_api import Api, finish, message, run, start
 from toy import ATTEMPTS, STAY, assert_that_nothing_is_left, make_workspace, wait_for_pids, wait_until
 
-from pipeline.graph import environment
+from pipeline.repository.processes import environment
 
 pytestmark = pytest.mark.slow
 

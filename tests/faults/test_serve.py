@@ -23,8 +23,8 @@ from toy import (
     wait_until,
 )
 
-from pipeline.graph import environment
-from pipeline.serve import answers
+from pipeline.orchestration.server import answers
+from pipeline.repository.processes import environment
 
 pytestmark = pytest.mark.slow
 

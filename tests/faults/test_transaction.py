@@ -23,7 +23,7 @@ from prefect_api import Api, free_port, message
 from ruamel.yaml import YAML
 from toy import commit_all, execute, make_model_workspace, processes_under, start_pipeline, wait_until
 
-from pipeline.git import git
+from pipeline.repository.git import git
 
 pytestmark = pytest.mark.slow
 

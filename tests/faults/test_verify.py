@@ -11,7 +11,7 @@ import pytest
 from helpers import files_under
 from toy import GIT, execute
 
-from pipeline.graph import environment
+from pipeline.repository.processes import environment
 
 pytestmark = pytest.mark.slow
 

@@ -13,7 +13,7 @@ import pytest
 from prefect_api import Api, finish
 from toy import GIT, execute, processes_under, start_pipeline, wait_until
 
-from pipeline.graph import environment
+from pipeline.repository.processes import environment
 
 pytestmark = pytest.mark.slow
 

@@ -8,13 +8,13 @@ import torch
 import torch.nn.functional as F
 from helpers import files_under, set_params
 
-from pipeline.calibration import calibration_error
-from pipeline.data import TensorInfo
 from pipeline.errors import DataError
-from pipeline.insides import load_insides
-from pipeline.model import load_model, save_model
+from pipeline.mnist.inference import load_digits
+from pipeline.mnist.layers import load_insides
+from pipeline.mnist.metrics import calibration_error
+from pipeline.mnist.model import load_model, save_model
+from pipeline.mnist.tensors import TensorInfo
 from pipeline.stages import evaluate
-from pipeline.training import load_digits
 
 METRICS = Path("reports/metrics.json")
 PREDICTIONS = Path("reports/predictions.csv")

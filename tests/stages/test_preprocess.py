@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 from helpers import files_under, set_params
 
-from pipeline.data import Digits, load_digits, read_raw
 from pipeline.errors import DataError, ParamsError
+from pipeline.mnist.idx import Digits, read_raw
+from pipeline.mnist.tensors import load_digits
 from pipeline.stages import fetch, preprocess
 
 TENSORS = Path("data/tensors")

@@ -15,12 +15,12 @@ import pytest
 import torch
 from helpers import set_params
 
-from pipeline.checkpoint import Checkpoint, save_checkpoint
-from pipeline.data import load_digits, save_digits
 from pipeline.errors import PipelineError
-from pipeline.model import CNN, load_model
+from pipeline.mnist.checkpoint import Checkpoint, save_checkpoint
+from pipeline.mnist.model import CNN, load_model
+from pipeline.mnist.tensors import load_digits, save_digits
+from pipeline.mnist.training import Epoch
 from pipeline.stages import train
-from pipeline.training import Epoch
 
 MODEL = Path("models/model.safetensors")
 HISTORY = Path("reports/history.csv")

@@ -1,0 +1,90 @@
+"""IDX files as arrays: what the fetch stage leaves in data/raw/."""
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from pipeline.errors import DataError
+
+IMAGE_SIZE = 28  # pixels, both ways
+UNSIGNED_BYTE = 0x08  # the only IDX element type these data sets use
+RAW_FILES = {
+    "train": ("train-images-idx3-ubyte", "train-labels-idx1-ubyte"),
+    "test": ("t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"),
+}
+DATASET_FILE = "dataset.json"  # beside the IDX files
+Bytes = NDArray[np.uint8]
+
+
+class DatasetInfo(BaseModel):
+    """What the fetch stage says of its files."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    dataset: str
+    classes: tuple[str, ...] = Field(min_length=2, max_length=10)
+
+
+@dataclass(frozen=True)
+class Digits:
+    """Images uint8 [N, 1, 28, 28] and labels uint8 [N]."""
+
+    images: Bytes
+    labels: Bytes
+
+
+def read_idx(path: Path, dimensions: int) -> Bytes:
+    """Read an IDX file of unsigned bytes into an array of `dimensions` axes.
+
+    The header is two zero bytes, the element type, the number of axes and each axis's length as a
+    big-endian int32 (http://yann.lecun.com/exdb/mnist). Nothing is allocated before the header and
+    the file's length agree, so memory is bounded by the file. Raises DataError.
+    """
+    header = 4 + 4 * dimensions
+    try:
+        length = path.stat().st_size
+        with path.open("rb") as file:
+            start = file.read(header)
+    except FileNotFoundError as error:
+        raise DataError(f"{path} is missing; run the fetch stage: dvc repro fetch") from error
+    magic = bytes([0, 0, UNSIGNED_BYTE, dimensions])
+    if start[:4] != magic:
+        raise DataError(f"{path} must start with the IDX magic {magic.hex()}, got {start[:4].hex() or 'nothing'}")
+    if len(start) < header:
+        raise DataError(f"{path} is truncated: its header must be {header} bytes, got {len(start)}")
+    shape = [int.from_bytes(start[i : i + 4], "big") for i in range(4, header, 4)]
+    if length != header + math.prod(shape):
+        raise DataError(
+            f"{path} says {'×'.join(map(str, shape))} and so must be {header + math.prod(shape):,} bytes, "
+            f"got {length:,}; fetch it again: dvc repro --force fetch"
+        )
+    return np.fromfile(path, dtype=np.uint8, offset=header).reshape(shape)
+
+
+def read_raw(folder: Path, split: str) -> Digits:
+    """Read the IDX pair of `split` (train or test) and check that the two fit. Raises DataError."""
+    images_path, labels_path = (folder / name for name in RAW_FILES[split])
+    images, labels = read_idx(images_path, 3), read_idx(labels_path, 1)
+    if images.shape[1:] != (IMAGE_SIZE, IMAGE_SIZE):
+        raise DataError(f"{images_path} must hold images of 28×28 pixels, got {images.shape[1]}×{images.shape[2]}")
+    if len(images) != len(labels):
+        raise DataError(f"{images_path} holds {len(images):,} images but {labels_path} {len(labels):,} labels")
+    if not len(labels):
+        raise DataError(f"{images_path} holds no images")
+    if labels.max() > 9:
+        raise DataError(f"{labels_path} must hold labels 0 to 9, got {labels.max()} at position {labels.argmax():,}")
+    return Digits(images[:, np.newaxis], labels)
+
+
+def read_dataset_info(folder: Path) -> DatasetInfo:
+    path = folder / DATASET_FILE
+    try:
+        return DatasetInfo.model_validate_json(path.read_bytes())
+    except FileNotFoundError as error:
+        raise DataError(f"{path} is missing; run the fetch stage: dvc repro fetch") from error
+    except ValidationError as error:
+        raise DataError(f"{path} is not what the fetch stage writes; run: dvc repro --force fetch") from error

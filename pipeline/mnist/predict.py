@@ -1,0 +1,73 @@
+"""Read the digit in image files with the trained model."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from pipeline.errors import DataError
+from pipeline.mnist.handwriting import read_image, to_drawing
+from pipeline.mnist.inference import TensorDigits, predict
+from pipeline.mnist.model import load_model
+
+MODEL = Path("models/model.safetensors")
+TOP = 3  # classes named
+SURE = 0.9  # confidence
+
+
+class Prediction(NamedTuple):
+    file: str
+    digit: str  # the name of the class
+    confidence: float
+    top: list[dict[str, Any]]  # digit and confidence, the best first
+    unsure: str | None  # why
+
+
+def predict_files(names: list[str]) -> tuple[list[Prediction], list[DataError]]:
+    """What the model reads in each file, and what is wrong with those that cannot be read."""
+    network, info = load_model(MODEL)
+    readable, drawings, errors = [], [], []
+    for name in names:
+        try:
+            drawings.append(to_drawing(read_image(name), name))
+            readable.append(name)
+        except DataError as error:
+            errors.append(error)
+    if not drawings:
+        return [], errors
+    images = torch.from_numpy(np.stack([drawing.image for drawing in drawings])).unsqueeze(1)
+    logits = predict(network, TensorDigits(images, torch.empty(0), info))
+    best = logits.double().softmax(1).topk(min(TOP, len(info.classes)))
+    return [
+        judge(name, drawing.plain, [info.classes[index] for index in indices], values)
+        for name, drawing, indices, values in zip(
+            readable, drawings, best.indices.tolist(), best.values.tolist(), strict=True
+        )
+    ], errors
+
+
+def judge(name: str, plain: bool, digits: list[str], confidences: list[float]) -> Prediction:
+    unsure = None
+    if not plain:
+        unsure = "no single drawing on a plain background"
+    elif confidences[0] < SURE:
+        unsure = f"confidence below {SURE:.0%}"
+    rounded = [round(value, 6) for value in confidences]
+    top = [{"digit": digit, "confidence": value} for digit, value in zip(digits, rounded, strict=True)]
+    return Prediction(name, digits[0], rounded[0], top, unsure)
+
+
+def to_json(predictions: list[Prediction]) -> str:
+    return json.dumps([prediction._asdict() for prediction in predictions], indent=2, ensure_ascii=False)
+
+
+def describe(predictions: list[Prediction]) -> Iterator[str]:
+    """One line for each file."""
+    width = max((len(prediction.file) for prediction in predictions), default=0)
+    for file, digit, confidence, top, unsure in predictions:
+        others = ", ".join(f"{other['digit']} {other['confidence']:.1%}" for other in top[1:])
+        doubt = f"; unsure: {unsure}" if unsure else ""
+        yield f"{file:{width}}  {digit}  {confidence:6.1%}  then {others}{doubt}"

@@ -1,0 +1,83 @@
+"""A temporary Git worktree of a commit: whatever happens there, the person's checkout and index stay as they are.
+
+It lies in .dvc/tmp/worktrees, on the same disk as the checkout, so that DVC can link files instead of copying them.
+The kernel frees its lock file with the process that holds it: what no living run holds is removed by the next.
+"""
+
+import secrets
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from pipeline.repository.git import common_folder, git
+
+FOLDER = Path(".dvc/tmp/worktrees")
+CHECKPOINTS = Path(".checkpoints")
+
+
+SHARED, FOUND = "checkpoints", "checkpoints-found"  # beside a worktree: its own, and the names of those it was given
+
+
+@contextmanager
+def worktree(root: Path, commit: str, purpose: str) -> Iterator[tuple[Path, Path]]:
+    """Yield the pipeline's folder in a worktree of `commit`, and the temporary folder around it; remove both."""
+    prefix = git(root, "rev-parse", "--show-prefix")
+    folder = (root / FOLDER).resolve()
+    folder.mkdir(parents=True, exist_ok=True)
+    name = f"{purpose}-{secrets.token_hex(4)}"
+    lock = FileLock(folder / f"{name}.lock")
+    with FileLock(folder / "lock"):  # nobody prunes between the making of a lock file and its locking
+        prune(root)
+        lock.acquire()
+    try:
+        git(root, "worktree", "add", "--quiet", "--detach", str(folder / name / name), commit)
+        yield folder / name / name / prefix, folder / name
+    finally:
+        remove(root, folder, name)
+        lock.release()
+
+
+def prune(root: Path) -> None:
+    """Remove the worktrees whose owners are dead."""
+    for path in (root / FOLDER).resolve().glob("*-*.lock"):
+        lock = FileLock(path)
+        try:
+            lock.acquire(blocking=False)
+        except Timeout:
+            continue
+        remove(root, path.parent, path.stem)
+        lock.release()
+
+
+def remove(root: Path, folder: Path, name: str) -> None:
+    """Do what `git worktree remove` does, also where a kill left only half of it; checkpoints are kept."""
+    keep_checkpoints(folder / name, root / CHECKPOINTS)
+    shutil.rmtree(folder / name, ignore_errors=True)
+    shutil.rmtree(common_folder(root) / "worktrees" / name, ignore_errors=True)
+    (folder / f"{name}.lock").unlink(missing_ok=True)
+
+
+def share_checkpoints(root: Path, tree: Path, beside: Path) -> None:
+    """Let a training find what a killed one left, in a folder of its own: two trainings of the same may run at once."""
+    (beside / SHARED).mkdir()
+    (beside / FOUND).mkdir()
+    for checkpoint in (root / CHECKPOINTS).glob("*.safetensors"):
+        with suppress(FileNotFoundError):  # of a training that has just ended
+            shutil.copy2(checkpoint, beside / SHARED)
+            (beside / FOUND / checkpoint.name).touch()
+    (tree / CHECKPOINTS).symlink_to(beside / SHARED)
+
+
+def keep_checkpoints(beside: Path, kept: Path) -> None:
+    """Move what an unfinished training left to where the next one looks; a finished one needs what it found no more."""
+    for found in (beside / FOUND).glob("*.safetensors"):
+        if not (beside / SHARED / found.name).exists():
+            (kept / found.name).unlink(missing_ok=True)
+    for checkpoint in (beside / SHARED).glob("*.safetensors"):
+        there = kept / checkpoint.name
+        if not there.exists() or there.stat().st_mtime < checkpoint.stat().st_mtime:
+            kept.mkdir(exist_ok=True)
+            checkpoint.replace(there)

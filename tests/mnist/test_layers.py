@@ -1,0 +1,96 @@
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from pipeline.errors import DataError
+from pipeline.mnist.inference import normalize
+from pipeline.mnist.layers import Insides, convolution_step, load_insides, look_inside, save_insides
+from pipeline.mnist.model import CNN
+from pipeline.mnist.tensors import TensorInfo
+
+INFO = TensorInfo(dataset="MNIST", classes=tuple("0123456789"), mean=0.5, std=0.5)
+PATH = Path("insides.safetensors")
+
+
+@pytest.fixture
+def network() -> Any:
+    torch.manual_seed(1)
+    return CNN().eval()
+
+
+def images() -> torch.Tensor:
+    return torch.randn(2, 1, 28, 28, generator=torch.Generator().manual_seed(1))
+
+
+def look(network: Any) -> Insides:
+    return look_inside(network, images(), np.array([3, 5]))
+
+
+def test_the_layers_follow_the_shapes_and_count_every_parameter(network: Any) -> None:
+    layers = look(network).layers
+    assert [(layer.name, layer.shape, layer.parameters) for layer in layers] == [
+        ("conv1", (32, 28, 28), 320),
+        ("pool1", (32, 14, 14), 0),
+        ("relu1", (32, 14, 14), 0),
+        ("conv2", (64, 14, 14), 18_496),
+        ("pool2", (64, 7, 7), 0),
+        ("relu2", (64, 7, 7), 0),
+        ("flatten", (3136,), 0),
+        ("dense1", (128,), 401_536),
+        ("relu3", (128,), 0),
+        ("dense2", (10,), 1_290),
+    ]
+    assert layers[0].kind == "Conv2d"
+    assert "padding=(1, 1)" in layers[0].settings
+
+
+def test_every_output_is_the_layers_own(network: Any) -> None:
+    """ReLU works in place: what pooling made is kept as it was before."""
+    outputs = look(network).outputs
+    convolved = F.conv2d(images(), network.conv1.weight, network.conv1.bias, padding=1)
+    pooled = F.max_pool2d(convolved, 2)
+    torch.testing.assert_close(torch.from_numpy(outputs["conv1"]), convolved.detach())
+    torch.testing.assert_close(torch.from_numpy(outputs["pool1"]), pooled.detach())
+    torch.testing.assert_close(torch.from_numpy(outputs["relu1"]), pooled.detach().relu())
+    torch.testing.assert_close(torch.from_numpy(outputs["dense2"]), network(images()).detach())
+    assert outputs["pool1"].min() < 0
+
+
+def test_the_step_in_numbers_is_what_the_network_computes(network: Any) -> None:
+    digits = torch.randint(0, 256, (5, 1, 28, 28), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
+    insides = look_inside(network, normalize(digits, INFO), np.arange(5))
+    for example, digit in enumerate(digits.numpy()[:, 0]):
+        step = convolution_step(insides, example, digit, INFO)
+        total = (np.array(step["pixels"]) * np.array(step["weights"])).sum() + step["bias"]
+        assert total == pytest.approx(step["answer"], abs=1e-5)
+        assert step["largest"] == np.max(step["block"]) == step["answer"] == insides.outputs["conv1"][example].max()
+
+
+def test_they_come_back_as_saved_in_the_same_bytes(
+    network: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    insides = look(network)
+    save_insides(PATH, insides)
+    before = PATH.read_bytes()
+    loaded = load_insides(PATH)
+    assert loaded.layers == insides.layers
+    assert list(loaded.examples) == [3, 5]
+    assert np.array_equal(loaded.filters, network.conv1.weight.detach())
+    assert all(np.array_equal(loaded.outputs[name], values) for name, values in insides.outputs.items())
+    save_insides(PATH, loaded)
+    assert PATH.read_bytes() == before
+
+
+def test_a_missing_or_damaged_file_is_one_line(network: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(DataError, match=r"^insides.safetensors is missing; run the stage before this one: dvc repro"):
+        load_insides(PATH)
+    save_insides(PATH, look(network))
+    PATH.write_bytes(PATH.read_bytes()[:5000])
+    with pytest.raises(DataError, match=r"^insides.safetensors is not what the evaluate stage writes [^\n]+$"):
+        load_insides(PATH)

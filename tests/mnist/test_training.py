@@ -1,0 +1,120 @@
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from pipeline.mnist.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from pipeline.mnist.device import make_deterministic
+from pipeline.mnist.inference import load_digits
+from pipeline.mnist.model import CNN
+from pipeline.mnist.tensors import TensorInfo
+from pipeline.mnist.training import Epoch, Snapshot, fit, random_shift
+
+INFO = TensorInfo(dataset="MNIST", classes=tuple("0123456789"), mean=0.5, std=0.5)
+CPU = torch.device("cpu")
+RECIPE: dict[str, Any] = {
+    "seed": 1,
+    "epochs": 2,
+    "batch_size": 32,
+    "learning_rate": 0.004,
+    "schedule": "one-cycle",
+    "max_shift": 1,
+}
+
+
+def train_on(folder: Path, **changes: Any) -> tuple[list[Epoch], CNN]:
+    train, validation = (
+        load_digits(folder / "data" / "tensors" / f"{name}.safetensors", CPU) for name in ("train", "validation")
+    )
+    recipe = RECIPE | changes
+    make_deterministic(recipe["seed"])
+    network = CNN()
+    return list(fit(network, train, validation, **recipe)), network
+
+
+def test_each_image_moves_by_its_own_offset_and_zeros_come_in() -> None:
+    image = torch.arange(1, 785, dtype=torch.int64).remainder(255).add(1).to(torch.uint8).view(1, 1, 28, 28)
+    moved = random_shift(image.repeat(200, 1, 1, 1), 1, torch.Generator().manual_seed(1))
+    padded = F.pad(image, [1, 1, 1, 1])
+    possible = [padded[0, :, y : y + 28, x : x + 28] for y in range(3) for x in range(3)]
+    seen = {next(i for i, window in enumerate(possible) if torch.equal(window, picture)) for picture in moved}
+    assert seen == set(range(9))
+
+
+def test_no_shift_leaves_the_images_alone() -> None:
+    images = torch.zeros(2, 1, 28, 28, dtype=torch.uint8)
+    assert random_shift(images, 0, torch.Generator()) is images
+
+
+def test_training_learns(finished: Path) -> None:
+    history, _ = train_on(finished, epochs=6)
+    assert history[-1].validation_accuracy >= 0.85
+    assert history[-1].train_loss < history[0].train_loss / 3
+
+
+def test_equal_seeds_give_equal_bits_and_others_do_not(finished: Path) -> None:
+    (first, network), (again, same), (other, _) = (train_on(finished, seed=seed) for seed in (1, 1, 2))
+    assert first == again
+    assert all(torch.equal(a, b) for a, b in zip(network.parameters(), same.parameters(), strict=True))
+    assert first != other
+
+
+def test_the_constant_schedule_is_the_notebooks_loop(finished: Path) -> None:
+    """Plain PyTorch, step by step, over the same order: the same weights to the bit."""
+    history, network = train_on(finished, epochs=1, schedule="constant", max_shift=0, learning_rate=0.001)
+    train = load_digits(finished / "data/tensors/train.safetensors", CPU)
+    make_deterministic(1)
+    reference = CNN()
+    optimizer = torch.optim.Adam(reference.parameters(), lr=0.001, fused=True)
+    losses = []
+    for rows in torch.randperm(500, generator=torch.Generator().manual_seed(1)).split(32):
+        loss = F.cross_entropy(reference((train.images[rows] / 255 - 0.5) / 0.5), train.labels[rows])
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses += [loss.item()] * len(rows)
+    for ours, theirs in zip(network.parameters(), reference.parameters(), strict=True):
+        torch.testing.assert_close(ours, theirs)
+    assert history[0].train_loss == pytest.approx(sum(losses) / 500)  # the short last batch weighs what it should
+    assert history[0].learning_rate == 0.001
+
+
+def test_one_cycle_peaks_and_anneals(finished: Path) -> None:
+    history, _ = train_on(finished, epochs=4)
+    rates = [epoch.learning_rate for epoch in history]
+    assert rates[0] == pytest.approx(0.004, rel=0.1)
+    assert rates[1:] == sorted(rates[1:], reverse=True)
+    assert rates[-1] == pytest.approx(0.004 / 25 / 1e4)  # OneCycleLR's defaults for the end
+
+
+@pytest.mark.parametrize("schedule", ["one-cycle", "constant"])
+def test_from_every_snapshot_training_goes_on_to_the_same_bits(finished: Path, tmp_path: Path, schedule: str) -> None:
+    """Each goes through its file, as after a kill; 500 images are 16 steps an epoch."""
+    train, validation = (
+        load_digits(finished / f"data/tensors/{name}.safetensors", CPU) for name in ("train", "validation")
+    )
+    paths: list[Path] = []
+
+    def save(snapshot: Snapshot) -> None:
+        paths.append(tmp_path / str(len(paths)) / "checkpoint")  # alone in its folder, which is pruned
+        values = snapshot.values | {"epoch": snapshot.epoch, "done": snapshot.done}
+        save_checkpoint(paths[-1], Checkpoint(snapshot.tensors, values))
+
+    def run(**settings: Any) -> tuple[list[Epoch], CNN]:
+        make_deterministic(1)
+        network = CNN()
+        return list(fit(network, train, validation, **RECIPE | {"schedule": schedule}, **settings)), network
+
+    plain, expected = run()
+    history, network = run(save=save, save_every=6)
+    assert history == plain
+    assert len(paths) == 6  # twice within each epoch and once after it
+    for path in paths:
+        saved = load_checkpoint(path)
+        assert saved
+        snapshot = Snapshot(saved.values["epoch"], saved.values["done"], saved.tensors, saved.values)
+        rest, network = run(resume=snapshot)
+        assert rest == plain[snapshot.epoch - 1 :]
+        assert all(torch.equal(a, b) for a, b in zip(network.parameters(), expected.parameters(), strict=True))

@@ -1,0 +1,294 @@
+"""Publishing in real repositories with real remotes: what moves, what does not, what the next run mends."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from toy import GIT, commit_all, execute
+
+from pipeline.errors import PipelineError
+from pipeline.release.champion import check_target, exclusive, promote, publish, read_result, settle
+from pipeline.release.versions import list_versions, version_of
+from pipeline.repository.git import GitError, git
+from pipeline.repository.processes import Lifeline
+from pipeline.repository.refs import RaceLostError, Target
+
+
+@pytest.fixture
+def folder(trained: Path, tmp_path: Path) -> Path:
+    execute(tmp_path, "cp", "-r", str(trained), "checkout")
+    return tmp_path / "checkout"
+
+
+REFS = ["refs/heads/champion", "refs/tags/toy#prod#1", "refs/tags/toy@v1.0.0"]
+
+
+@pytest.fixture
+def target(folder: Path) -> Iterator[Target]:
+    with Lifeline() as lifeline:
+        yield Target(folder, "toy", "champion", None, lifeline)
+
+
+@pytest.fixture
+def shared(folder: Path, tmp_path: Path) -> Iterator[Target]:
+    """With a remote of Git and one of DVC, both folders."""
+    execute(tmp_path, "git", "init", "--quiet", "--bare", "remote.git")
+    execute(folder, "git", "remote", "add", "origin", "../remote.git")
+    execute(folder, "dvc", "remote", "add", "--default", "storage", "../storage")
+    commit_all(folder)
+    with Lifeline() as lifeline:
+        yield Target(folder, "toy", "champion", "origin", lifeline)
+
+
+def publish_now(target: Target, **files: str) -> str:
+    with exclusive(target):
+        tip = settle(target)
+        content = {name.replace("_", "."): text.encode() for name, text in files.items()}
+        return publish(target, "HEAD", content, tip, "Publish {version}", "For a reason\n\nFlow-run: none")
+
+
+def refs(repository: Path) -> dict[str, str]:
+    lines = execute(repository, "git", "for-each-ref", "--format=%(refname) %(objectname)").splitlines()
+    return dict(line.split() for line in lines if not line.startswith(("refs/heads/main", "refs/remotes")))
+
+
+def persons(folder: Path) -> tuple[Any, ...]:
+    kept = ("HEAD", "index", "refs/heads/main")
+    return execute(folder, "git", "status", "--porcelain"), [(folder / ".git" / name).read_bytes() for name in kept]
+
+
+def test_a_version_is_a_commit_on_the_branch_and_two_tags(target: Target, folder: Path) -> None:
+    (folder / "train.py").write_text("the person is at work")
+    execute(folder, "git", "add", "train.py")
+    before = persons(folder)
+    assert publish_now(target, notes_md="one") == "toy@v1.0.0"
+    assert publish_now(target, notes_md="two") == "toy@v1.1.0"
+    assert persons(folder) == before
+    log = execute(folder, "git", "log", "--format=%s|%p", "champion").splitlines()
+    assert [line.split("|")[0] for line in log] == ["Publish toy@v1.1.0", "Publish toy@v1.0.0", "all", "all"]
+    assert all(" " not in line.split("|")[1] for line in log), "history is a line"
+    assert execute(folder, "git", "show", "champion:notes.md") == "two"
+    assert execute(folder, "git", "diff", "--name-only", "main", "champion") == "notes.md\n"
+    for tag in ("toy@v1.1.0", "toy#prod#2"):
+        assert git(folder, "cat-file", "-t", tag) == "tag"
+        assert git(folder, "rev-parse", f"{tag}^{{commit}}") == git(folder, "rev-parse", "champion")
+    assert version_of(folder, "champion") == "toy@v1.1.0"
+    assert settle(target) == git(folder, "rev-parse", "champion")
+    assert len(refs(folder)) == 5
+
+
+def test_the_line_goes_on_from_newer_code(target: Target, folder: Path) -> None:
+    """From the champion where the code has gone another way, from the code where it has the champion in it."""
+    publish_now(target, notes_md="one")
+    execute(folder, *GIT, "commit", "-q", "--allow-empty", "-m", "newer")
+    publish_now(target, notes_md="two")
+    assert git(folder, "rev-parse", "champion~1") == git(folder, "rev-parse", "toy@v1.0.0^{commit}")
+    execute(folder, "git", "reset", "--quiet", "--hard", "champion")
+    publish_now(target, notes_md="three")
+    assert git(folder, "rev-parse", "champion~1") == git(folder, "rev-parse", "HEAD")
+
+
+@pytest.mark.slow
+def test_dvc_fetches_a_version_or_what_is_in_production(target: Target, folder: Path, tmp_path: Path) -> None:
+    publish_now(target)
+    (folder / "params.yaml").write_text((folder / "params.yaml").read_text().replace("150", "160"))
+    execute(folder, "dvc", "repro")
+    commit_all(folder)
+    publish_now(target)
+    get = ("dvc", "artifacts", "get", str(folder), "toy")
+    for number, (wanted, model) in enumerate([(("--rev", "v1.0.0"), "150 0"), (("--stage", "prod"), "160 0")]):
+        execute(tmp_path, *get, *wanted, "--out", f"model-{number}")
+        assert (tmp_path / f"model-{number}").read_text() == model
+    assert promote(target, "v1.0.0") == "toy@v1.0.0 is the champion again"
+    execute(tmp_path, *get, "--stage", "prod", "--out", "again")
+    assert (tmp_path / "again").read_text() == "150 0"
+    shown = execute(folder, sys.executable, "-m", "pipeline", "models").splitlines()
+    assert [line.split()[:2] + line.split()[-1:] for line in shown] == [
+        ["version", "stage", "accuracy"],
+        ["v1.1.0", "-", "0.8"],
+        ["v1.0.0", "prod", "0.75"],
+    ]
+    assert [(v.name, v.stages, v.metrics) for v in list_versions(folder, "toy")] == [
+        ("v1.1.0", (), {"accuracy": 0.8}),
+        ("v1.0.0", ("prod",), {"accuracy": 0.75}),
+    ]
+
+
+def test_promoting_goes_on_in_the_line(target: Target, folder: Path) -> None:
+    publish_now(target, notes_md="one")
+    publish_now(target, notes_md="two")
+    before = git(folder, "rev-parse", "champion")
+    promote(target, "v1.0.0")
+    assert git(folder, "rev-parse", "champion~1") == before
+    assert git(folder, "rev-parse", "champion^{tree}") == git(folder, "rev-parse", "toy@v1.0.0^{tree}")
+    after = refs(folder)
+    assert promote(target, "toy@v1.0.0") == "toy@v1.0.0 is the champion already"
+    assert refs(folder) == after
+    assert publish_now(target, notes_md="three") == "toy@v1.2.0"
+    with pytest.raises(PipelineError) as raised:
+        promote(target, "v9.0.0")
+    assert str(raised.value) == "there is no version v9.0.0 of toy; there are: v1.0.0, v1.1.0, v1.2.0"
+
+
+def test_a_branch_that_somebody_has_checked_out_is_refused(target: Target, folder: Path, tmp_path: Path) -> None:
+    check_target(target)
+    execute(folder, "git", "worktree", "add", "--quiet", "-b", "champion", str(tmp_path / "elsewhere"))
+    for branch, where in (("champion", tmp_path / "elsewhere"), ("main", folder)):
+        with pytest.raises(PipelineError) as raised:
+            check_target(Target(folder, "toy", branch, None, target.lifeline))
+        assert str(raised.value).startswith(f"{branch} is checked out in {where}, ")
+        assert "\n" not in str(raised.value)
+    with pytest.raises(PipelineError, match=r"a\.\.b is no name for a branch"):
+        check_target(Target(folder, "toy", "a..b", None, target.lifeline))
+
+
+def test_a_branch_that_was_moved_is_left_alone(target: Target, folder: Path) -> None:
+    publish_now(target, notes_md="one")
+    outdated = git(folder, "rev-parse", "champion")
+    publish_now(target, notes_md="two")
+    before = refs(folder)
+    with exclusive(target), pytest.raises(RaceLostError):
+        publish(target, "HEAD", {}, outdated, "Publish {version}", "")
+    with exclusive(target), pytest.raises(RaceLostError):
+        publish(target, "HEAD", {}, None, "Publish {version}", "")
+    assert refs(folder) == before
+    assert publish_now(target, notes_md="three") == "toy@v1.2.0"
+
+
+def test_both_remotes_get_what_they_need(shared: Target, folder: Path, tmp_path: Path) -> None:
+    publish_now(shared)
+    assert refs(folder) == refs(tmp_path / "remote.git")
+    assert sorted(refs(folder)) == REFS
+    execute(tmp_path, "git", "clone", "--quiet", "--branch", "champion", "remote.git", "clone")
+    execute(tmp_path / "clone", "dvc", "pull")
+    assert (tmp_path / "clone" / "model.txt").read_text() == "150 0"
+
+
+def test_a_push_that_is_refused_changes_nothing(shared: Target, folder: Path, tmp_path: Path) -> None:
+    publish_now(shared, notes_md="one")
+    before = refs(folder)
+    hook = tmp_path / "remote.git" / "hooks" / "update"
+    hook.write_text("#!/bin/sh\ncase $1 in refs/tags/*@*) echo no more versions; exit 1;; esac\n")
+    hook.chmod(0o755)
+    with pytest.raises(GitError) as raised:
+        publish_now(shared, notes_md="two")
+    assert "remote: no more versions" in str(raised.value)
+    assert "\n" not in str(raised.value)
+    assert refs(folder) == refs(tmp_path / "remote.git") == before
+    hook.unlink()
+    assert publish_now(shared, notes_md="two") == "toy@v1.1.0"
+    assert refs(folder) == refs(tmp_path / "remote.git") != before
+
+
+def test_data_that_cannot_be_pushed_is_not_published(shared: Target, folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "storage").write_text("no folder")
+    with pytest.raises(GitError, match="dvc push was refused: ERROR: "):
+        publish_now(shared)
+    assert refs(folder) == refs(tmp_path / "remote.git") == {}
+
+
+def test_the_loser_of_a_race_on_the_remote_finds_the_winner(shared: Target, folder: Path, tmp_path: Path) -> None:
+    publish_now(shared, notes_md="one")
+    execute(folder, "git", "push", "--quiet", "origin", "main")
+    execute(tmp_path, "git", "clone", "--quiet", "remote.git", "other", "--branch", "main")
+    execute(tmp_path / "other", "git", "fetch", "--quiet", "origin", "champion:champion")
+    other = Target(tmp_path / "other", "toy", "champion", "origin", shared.lifeline)
+    tip = settle(shared)
+    publish_now(other, notes_md="theirs")
+    with exclusive(shared), pytest.raises(RaceLostError):
+        publish(shared, "HEAD", {"notes.md": b"ours"}, tip, "Publish {version}", "")
+    assert refs(tmp_path / "remote.git") == refs(tmp_path / "other")
+    assert settle(shared) == git(tmp_path / "other", "rev-parse", "champion")
+    assert refs(folder) == refs(tmp_path / "remote.git")
+    assert publish_now(shared, notes_md="ours") == "toy@v1.2.0"
+
+
+def test_branches_that_parted_are_refused_in_one_line(shared: Target, folder: Path) -> None:
+    publish_now(shared, notes_md="one")
+    local = Target(folder, "toy", "champion", None, shared.lifeline)
+    base = git(folder, "rev-parse", "champion")
+    publish_now(local, notes_md="two")
+    execute(
+        folder,
+        "git",
+        "push",
+        "--quiet",
+        "origin",
+        f"{git(folder, *GIT[1:], 'commit-tree', base + '^{tree}', '-p', base)}:refs/heads/champion",
+    )
+    with pytest.raises(PipelineError, match="champion here and on origin have each what the other has not") as raised:
+        settle(shared)
+    assert "\n" not in str(raised.value)
+
+
+def cut(folder: Path, *names: str) -> None:
+    for name in names:
+        execute(folder, "git", "update-ref", "-d", name)
+
+
+@pytest.mark.parametrize(
+    ("lost_here", "lost_there"),
+    [(REFS[1:], REFS), (REFS[2:], []), ([], REFS[1:]), (REFS, REFS[1:]), (REFS, []), (REFS, REFS)],
+    ids=["branch here", "tag missing here", "branch there", "branch there alone", "nothing here", "nothing"],
+)
+def test_what_a_kill_left_out_is_made_up(
+    shared: Target, folder: Path, tmp_path: Path, lost_here: list[str], lost_there: list[str]
+) -> None:
+    publish_now(shared)
+    whole = refs(folder)
+    cut(folder, *lost_here)
+    cut(tmp_path / "remote.git", *lost_there)
+    settle(shared)
+    assert refs(folder) == refs(tmp_path / "remote.git") == ({} if lost_here == lost_there == REFS else whole)
+
+
+@pytest.mark.slow
+def test_refs_that_a_dead_git_locked_are_freed_and_others_are_not(shared: Target, folder: Path, tmp_path: Path) -> None:
+    publish_now(shared, notes_md="one")
+    new = {ref: "1" * 40 for ref in ("refs/heads/champion", "refs/tags/toy@v1.1.0", "refs/tags/toy#prod#2")}
+    (folder / ".git" / "publish.json").write_text(json.dumps({"remote": "origin", "refs": new}))
+    ours, theirs = folder / ".git", tmp_path / "remote.git"
+    stale = [ours / "refs/heads/champion.lock", ours / "refs/tags/toy@v1.1.0.lock", theirs / "refs/heads/champion.lock"]
+    for lock, content in zip(stale, ["1" * 40 + "\n", "", "1" * 40 + "\n"], strict=True):
+        lock.write_text(content)
+    somebodys = ours / "refs/heads/main.lock"
+    somebodys.write_text("")
+    assert publish_now(shared, notes_md="two") == "toy@v1.1.0"
+    assert not any(lock.exists() for lock in stale)
+    assert somebodys.exists()
+    (ours / "refs/heads/champion.lock").write_text("2" * 40)
+    with pytest.raises(GitError, match="cannot lock ref"):
+        publish_now(Target(folder, "toy", "champion", None, shared.lifeline), notes_md="three")
+
+
+def test_the_champion_is_read_from_its_commit(shared: Target, folder: Path, tmp_path: Path) -> None:
+    publish_now(shared)
+    tip = settle(shared)
+    assert tip
+    for damage in ([], [".dvc/cache"], [".dvc/cache", "../storage"]):
+        execute(folder, "rm", "-rf", *damage)
+        result = read_result(shared, tip)
+        assert result.metrics == {"accuracy": 0.75}
+        assert (result.predictions == b"") == ("../storage" in damage)
+
+
+def test_without_a_name_in_gits_settings_the_pipeline_commits_as_itself(
+    target: Target, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GIT_CONFIG_GLOBAL", "/dev/null")
+    monkeypatch.setenv("GIT_CONFIG_SYSTEM", "/dev/null")
+    execute(folder, "git", "config", "user.useConfigOnly", "true")
+    publish_now(target)
+    assert git(folder, "log", "-1", "--format=%an", "champion") == "mnist pipeline"
+
+
+def test_nobody_publishes_beside_another(target: Target) -> None:
+    with exclusive(target):
+        second = subprocess.run(
+            ["flock", "--nonblock", str(target.root / ".git" / "publish.lock"), "true"], capture_output=True
+        )
+        assert second.returncode == 1

@@ -1,0 +1,24 @@
+"""Publishing in real repositories with real remotes: what moves, what does not, what the next run mends."""
+
+from pathlib import Path
+
+import pytest
+from toy import commit_all, execute
+
+from pipeline.errors import PipelineError
+from pipeline.release.versions import next_version, read_artifact
+
+
+@pytest.fixture
+def folder(trained: Path, tmp_path: Path) -> Path:
+    execute(tmp_path, "cp", "-r", str(trained), "checkout")
+    return tmp_path / "checkout"
+
+
+def test_the_model_to_publish_is_the_one_that_dvc_yaml_declares(folder: Path) -> None:
+    assert read_artifact(folder, "HEAD") == "toy"
+    assert next_version(folder, "toy") == "toy@v1.0.0"
+    (folder / "dvc.yaml").write_text((folder / "dvc.yaml").read_text().partition("artifacts:")[0])
+    commit_all(folder)
+    with pytest.raises(PipelineError, match="the one to publish; found none"):
+        read_artifact(folder, "HEAD")

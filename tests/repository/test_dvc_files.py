@@ -1,0 +1,40 @@
+"""What DVC says, of a real DVC: its wording is the contract that graph.py rests on."""
+
+from pathlib import Path
+
+import pytest
+from toy import GIT, commit_all, execute, make_workspace
+
+from pipeline.errors import PipelineError
+from pipeline.repository.dvc_files import read_settings, share_cache
+from pipeline.repository.git import git
+from pipeline.repository.worktree import worktree
+
+
+def test_settings_are_the_meta_of_dvc_yaml(tmp_path: Path) -> None:
+    folder = make_workspace(tmp_path / "meta", {"only": ""}, timeout=3, owner="someone")
+    assert read_settings(folder, "only").timeout == 3
+    assert read_settings(folder, "only@variant").retries == 3
+    text = (folder / "dvc.yaml").read_text()
+    (folder / "dvc.yaml").write_text(text.replace("timeout: 3", "timeout: -3"))
+    with pytest.raises(PipelineError, match=r"dvc.yaml: stages.only.meta.timeout: .* greater than 0, got -3"):
+        read_settings(folder, "only")
+
+
+def test_dvc_has_there_the_cache_and_the_remotes_of_the_checkout(tmp_path: Path) -> None:
+    """Their paths are relative in the checkout's configuration, one for all, one for this machine."""
+    folder = make_workspace(tmp_path / "a checkout", {"only": ""})
+    execute(folder, "dvc", "remote", "add", "--default", "shared", "../shared")
+    execute(folder, "dvc", "remote", "add", "--local", "own", "../own")
+    execute(folder, *GIT, "commit", "-qam", "remote")
+    execute(folder, "dvc", "repro")
+    commit_all(folder)
+    with worktree(folder, "HEAD", "try") as (tree, beside):
+        share_cache(folder, tree, beside)
+        execute(tree, "dvc", "checkout")
+        assert (tree / "only.txt").read_text() == "only"
+        execute(tree, "dvc", "push")
+        execute(tree, "dvc", "push", "--remote", "own")
+        assert git(tree, "status", "--porcelain") == ""
+    for remote in ("shared", "own"):
+        assert [path.read_text() for path in (tmp_path / remote).rglob("*") if path.is_file()] == ["only"]

@@ -1,0 +1,177 @@
+"""What DVC says, of a real DVC: its wording is the contract that graph.py rests on."""
+
+import json
+import os
+import re
+from pathlib import Path
+
+import psutil
+import pytest
+from toy import ATTEMPTS, CHAIN, ORDER, STAY, append, assert_that_nothing_is_left, execute, make_workspace
+
+from pipeline.errors import PipelineError
+from pipeline.repository.dvc_worker import (
+    BusyError,
+    Chain,
+    Outcome,
+    StageError,
+    StageTimeoutError,
+    ask_in_peace,
+    dvc_in,
+)
+from pipeline.repository.graph import chain_up, parse_dot
+from pipeline.repository.processes import Lifeline
+
+
+def run(folder: Path, stage: str) -> tuple[Outcome, list[str]]:
+    lines: list[str] = []
+    with Lifeline() as lifeline:
+        return Chain(folder, [stage], lifeline).reproduce(stage, lines.append), lines
+
+
+def test_the_three_outcomes_in_dvcs_words(fresh: Path) -> None:
+    assert run(fresh, "first") == (
+        Outcome.SKIPPED,
+        ["Stage 'first' didn't change, skipping", "Data and pipelines are up to date."],
+    )
+    append(fresh / "first.py", "# changed\n")
+    outcome, lines = run(fresh, "first")
+    assert outcome is Outcome.RAN
+    assert lines[0] == "Running stage 'first':"
+    execute(fresh, "git", "checkout", "--quiet", "first.py")
+    outcome, lines = run(fresh, "first")
+    assert outcome is Outcome.RESTORED
+    assert lines[0] == "Stage 'first' is cached - skipping run, checking out outputs"
+
+
+def test_a_failed_stage_tells_how_and_its_last_lines(tmp_path: Path) -> None:
+    script = "import sys; print(*range(40), sep='\\n', flush=True); sys.exit('no such luck')"
+    folder = make_workspace(tmp_path / "fails", {"only": script})
+    with pytest.raises(StageError) as failure:
+        run(folder, "only")
+    assert failure.value.code == 1
+    first, *lines = str(failure.value).splitlines()
+    assert first == "only failed: exit code 1"
+    assert len(lines) == 20
+    assert "no such luck" in lines
+
+
+@pytest.mark.parametrize("code", [2, 75])
+def test_the_exit_code_is_the_stages(tmp_path: Path, code: int) -> None:
+    folder = make_workspace(tmp_path / "exits", {"only": f"raise SystemExit({code})"})
+    with pytest.raises(StageError, match=f"only failed: exit code {code}") as failure:
+        run(folder, "only")
+    assert failure.value.code == code
+
+
+def test_a_killed_stage_is_told_from_one_that_failed(tmp_path: Path) -> None:
+    folder = make_workspace(tmp_path / "killed", {"only": "import os; os.kill(os.getpid(), 9)"})
+    with pytest.raises(StageError, match="only failed: killed by signal 9"):
+        run(folder, "only")
+
+
+def test_what_dvc_itself_refuses_is_a_failure_in_its_words(tmp_path: Path) -> None:
+    folder = make_workspace(tmp_path / "refused", {"only": ""})
+    (folder / "only.py").unlink()
+    with pytest.raises(StageError, match=r"only failed: exit code 1\n.*only.py"):
+        run(folder, "only")
+
+
+def test_rows_of_a_graph_run_at_once() -> None:
+    graph = parse_dot('"a";\n"a" -> "b";\n"a" -> "c";\n"b" -> "d";\n"c" -> "d";\n"d" -> "e";\n"a" -> "e";\n"f";\n')
+    assert sorted(chain_up(graph, graph)) == [["a", "b"], ["c"], ["d"], ["e"], ["f"]]
+    line = {"a": set(), "b": {"a"}, "c": {"a", "b"}}
+    assert chain_up(line, line) == [["a", "b", "c"]]
+    assert chain_up(line, ["a", "c"]) == [["a", "c"]]
+    assert chain_up(line, []) == []
+
+
+SHOW_DVC = "import psutil; print('by', next(p.pid for p in psutil.Process().parents() if 'dvc' in p.cmdline()))"
+
+
+def run_chain(folder: Path, **steps: type[Exception] | None) -> list[str]:
+    """Bring the stages up to date one after the other; return the lines of each, or the message of what is raised."""
+    written = []
+    with Lifeline() as lifeline:
+        chain = Chain(folder, list(CHAIN), lifeline)
+        for name, error in steps.items():
+            stage, lines = name.rstrip("_"), list[str]()
+            if error:
+                with pytest.raises(error) as raised:
+                    chain.reproduce(stage, lines.append, 1 if error is StageTimeoutError else None)
+                written.append(str(raised.value))
+            else:
+                assert chain.reproduce(stage, lines.append) is Outcome.RAN
+                written.append("\n".join(lines))
+    return written
+
+
+def test_one_dvc_process_does_a_row(tmp_path: Path) -> None:
+    folder = make_workspace(tmp_path / "row", dict.fromkeys(CHAIN, SHOW_DVC), ORDER)
+    written = run_chain(folder, first=None, second=None, third=None)
+    for stage, text in zip(CHAIN, written, strict=True):
+        assert re.findall("Running stage '(.+)'", text) == [stage]
+    assert len({process for text in written for process in re.findall(r"by \d+", text)}) == 1
+
+
+def test_a_row_goes_on_from_the_stage_that_failed(tmp_path: Path) -> None:
+    scripts = CHAIN | {"second": f"{ATTEMPTS}if len(tries.read_text()) == 1: raise SystemExit(75)"}
+    folder = make_workspace(tmp_path / "row", scripts, ORDER)
+    _, failure, *_ = run_chain(folder, first=None, second=StageError, second_=None, third=None)
+    assert failure.startswith("second failed: exit code 75\nRunning stage 'second':")
+
+
+def test_the_time_limit_of_a_row_is_each_stages_own(tmp_path: Path) -> None:
+    folder = make_workspace(tmp_path / "row", CHAIN | {"second": STAY}, ORDER)
+    assert run_chain(folder, first=None, second=StageTimeoutError)[1].startswith("second was ended after 1 seconds")
+    assert_that_nothing_is_left(folder, [])
+
+
+def test_what_dvc_refuses_of_a_row_is_told_of_the_right_stage(tmp_path: Path) -> None:
+    folder = make_workspace(tmp_path / "row", CHAIN, ORDER)
+    (folder / "second.py").unlink()
+    assert run_chain(folder, first=None, second=StageError)[1].startswith(
+        "second failed: exit code 1\nERROR: failed to"
+    )
+
+
+def test_who_works_on_a_stage_of_a_row_is_told_of_the_right_stage(tmp_path: Path) -> None:
+    folder = make_workspace(tmp_path / "row", CHAIN, ORDER)
+    holder = {"pid": os.getpid(), "cmd": "somebody"}
+    (folder / ".dvc" / "tmp" / "rwlock").write_text(json.dumps({"write": {str(folder / "second.txt"): holder}}))
+    assert run_chain(folder, first=None, second=BusyError)[1] == f"process {os.getpid()}: somebody"
+
+
+def test_one_dvc_answers_one_question_after_the_other(fresh: Path, tmp_path: Path) -> None:
+    with dvc_in(fresh) as dvc:
+        for _ in range(2):
+            with pytest.raises(PipelineError, match=r"^dvc metrics nonsense failed: .*invalid choice"):
+                dvc.ask("metrics", "nonsense")
+            (tmp_path / "elsewhere").mkdir(exist_ok=True)
+            code, answer, errors = dvc.try_out("--cd", str(tmp_path / "elsewhere"), "root")
+            assert (code, answer) == (253, "")
+            assert "you are not inside of a DVC repository" in errors
+            assert dvc.ask("root") == ".\n"
+            append(fresh / "first.py", "print('again')")
+            assert list(json.loads(dvc.ask("status", "--json"))) == ["first"]
+
+
+def test_a_dvc_that_has_died_is_one_line(fresh: Path) -> None:
+    with dvc_in(fresh) as dvc:
+        dvc.ask("root")
+        psutil.Process(dvc.process.pid).kill()
+        for _ in range(2):
+            with pytest.raises(PipelineError, match=r"^dvc root failed: it gave no reason$"):
+                dvc.ask("root")
+
+
+def test_what_dvc_said_while_its_lock_file_changed_is_asked_again(fresh: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if a stage had just ended: its lock file is another one after the first answer."""
+    contents = iter([b"old", b"new", b"new", b"new"])
+    monkeypatch.setattr("pipeline.repository.dvc_worker.read", lambda path: next(contents))
+    assert ask_in_peace(fresh, ("status", "--json"), ("root",)) == ["{}\n", ".\n"]
+    assert next(contents, None) is None
+    contents = iter([b"old", b"new", b"new", b"new"])
+    with pytest.raises(PipelineError, match="unrecognized arguments"):
+        ask_in_peace(fresh, ("status", "--nonsense"))
+    assert next(contents, None) is None
