@@ -1,7 +1,8 @@
-"""Test accuracy of the parameters in params.yaml over several seeds: each run, the mean and the standard deviation.
+"""Test accuracy of the parameters in params.yaml over several seeds: each run, the mean and the
+standard deviation.
 
-Run: python -m benchmarks.accuracy [SEEDS, 5 by default]. Every seed splits, shuffles, shifts and starts anew;
-the validation split is held out throughout, and the test split is only measured.
+Run: python -m benchmarks.accuracy [SEEDS, 5 by default]. Every seed splits, shuffles, shifts and
+starts anew; the validation split is held out throughout, and the test split is only measured.
 """
 
 import statistics
@@ -23,8 +24,13 @@ from pipeline.stages.train import TrainParams
 
 def main() -> None:
     seeds = int(sys.argv[1]) if len(sys.argv) > 1 else 5
-    preprocess, train = load_params("preprocess", PreprocessParams), load_params("train", TrainParams)
-    info = TensorInfo(dataset="MNIST", classes=tuple("0123456789"), mean=preprocess.mean, std=preprocess.std)
+    preprocess, train = (
+        load_params("preprocess", PreprocessParams),
+        load_params("train", TrainParams),
+    )
+    info = TensorInfo(
+        dataset="MNIST", classes=tuple("0123456789"), mean=preprocess.mean, std=preprocess.std
+    )
     recipe = train.model_dump(exclude={"seed", "keep", "device"})
     keep_freed_memory()
     accuracies = []
@@ -38,8 +44,15 @@ def main() -> None:
         network = CNN()
         history = list(fit(network, train_digits, validation, seed=seed, **recipe))
         accuracies.append((predict(network, test).argmax(1) == test.labels).double().mean().item())
-        print(f"seed {seed}: test {accuracies[-1]:.2%}, validation {history[-1].validation_accuracy:.2%}", flush=True)
-    print(f"mean {statistics.mean(accuracies):.3%}, standard deviation {statistics.stdev(accuracies):.3%}")
+        print(
+            f"seed {seed}: test {accuracies[-1]:.2%}, validation"
+            f" {history[-1].validation_accuracy:.2%}",
+            flush=True,
+        )
+    print(
+        f"mean {statistics.mean(accuracies):.3%}, standard deviation"
+        f" {statistics.stdev(accuracies):.3%}"
+    )
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
-"""What checkpoints cost: their time as a share of the training's, both measured in the same run on the real MNIST.
+"""What checkpoints cost: their time as a share of the training's, both measured in the same run on
+the real MNIST.
 
-Run: python -m benchmarks.checkpoint, where the tensors are. Pairing whole trainings would drown the share in the
-machine's noise.
+Run: python -m benchmarks.checkpoint, where the tensors are. Pairing whole trainings would drown the
+share in the machine's noise.
 """
 
 import tempfile
@@ -40,12 +41,29 @@ def main() -> None:
         load_checkpoint(path)
         preparing = perf_counter() - start
         start = perf_counter()
-        epochs = len(list(fit(CNN(), train, validation, **recipe, save=save, save_every=params.checkpoint_every)))
+        epochs = len(
+            list(
+                fit(
+                    CNN(),
+                    train,
+                    validation,
+                    **recipe,
+                    save=save,
+                    save_every=params.checkpoint_every,
+                )
+            )
+        )
         total = perf_counter() - start
         size = path.stat().st_size
     share = (preparing + sum(saving)) / (total - sum(saving))
-    print(f"training {total - sum(saving):.1f} s; {epochs} epochs, {len(saving)} checkpoints of {size / 1e6:.1f} MB")
-    print(f"checkpoints {sum(saving):.3f} s, fingerprint {preparing:.3f} s: {share:.2%} of the training")
+    print(
+        f"training {total - sum(saving):.1f} s; {epochs} epochs, {len(saving)} checkpoints of"
+        f" {size / 1e6:.1f} MB"
+    )
+    print(
+        f"checkpoints {sum(saving):.3f} s, fingerprint {preparing:.3f} s: {share:.2%} of the"
+        " training"
+    )
 
 
 if __name__ == "__main__":

@@ -1,8 +1,10 @@
-"""What the flow adds to `dvc repro`, against a Prefect server that runs already: with nothing to do, and on a full run.
+"""What the flow adds to `dvc repro`, against a Prefect server that runs already: with nothing to
+do, and on a full run.
 
-Run: python -m benchmarks.flow, where everything is up to date. It works in a clone of this repository, with the raw
-files at hand, because a download would take now this and now that long. For a full run the clone forgets all that ran.
-Both ways are run in turn, either first every other time, and the median counts.
+Run: python -m benchmarks.flow, where everything is up to date. It works in a clone of this
+repository, with the raw files at hand, because a download would take now this and now that long.
+For a full run the clone forgets all that ran. Both ways are run in turn, either first every other
+time, and the median counts.
 """
 
 import os
@@ -21,7 +23,9 @@ FLOW = ("python", "-m", "pipeline", "run")
 REPRO = ("dvc", "repro")
 
 
-def compare(title: str, rounds: int, folder: Path, prepare: Callable[[], None], **variables: str) -> None:
+def compare(
+    title: str, rounds: int, folder: Path, prepare: Callable[[], None], **variables: str
+) -> None:
     times: dict[tuple[str, ...], list[float]] = {FLOW: [], REPRO: []}
     for number in range(rounds):
         for way in (FLOW, REPRO) if number % 2 else (REPRO, FLOW):

@@ -1,7 +1,7 @@
 """Time and memory of preprocess and train on ten times the images, made by repeating the data.
 
-Run: python -m benchmarks.growth. Each stage runs in a process of its own, in a temporary folder; its imports do not
-count. Train runs one epoch.
+Run: python -m benchmarks.growth. Each stage runs in a process of its own, in a temporary folder;
+its imports do not count. Train runs one epoch.
 """
 
 import json
@@ -40,13 +40,18 @@ def run_stage(name: str) -> dict[str, float]:
     stage = import_module(f"pipeline.stages.{name}")
     start = perf_counter()
     stage.main()
-    return {"seconds": perf_counter() - start, "bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}
+    return {
+        "seconds": perf_counter() - start,
+        "bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+    }
 
 
 def measure(folder: Path, stage: str) -> dict[str, float]:
     command = [sys.executable, "-m", "benchmarks.growth", stage]
     environment = os.environ | {"PYTHONPATH": str(Path.cwd())}
-    result = subprocess.run(command, cwd=folder, env=environment, check=True, stdout=subprocess.PIPE, text=True)
+    result = subprocess.run(
+        command, cwd=folder, env=environment, check=True, stdout=subprocess.PIPE, text=True
+    )
     figures: dict[str, float] = json.loads(result.stdout.splitlines()[-1])
     return figures
 
@@ -74,7 +79,8 @@ def main() -> None:
             memory = (figures[TIMES]["bytes"] - figures[1]["bytes"]) / (sizes[TIMES] - sizes[1])
             print(
                 f"{stage}: {seconds[0]:.2f} s, on {TIMES} times the images {seconds[1]:.2f} s, "
-                f"{seconds[1] / seconds[0]:.1f} times as long; peak memory grows by {memory:.2f} bytes for each added",
+                f"{seconds[1] / seconds[0]:.1f} times as long; peak memory grows by {memory:.2f}"
+                " bytes for each added",
                 flush=True,
             )
 

@@ -1,4 +1,6 @@
-"""The notebook's loop, as a tutorial has it: torchvision data set, ToTensor, Normalize, DataLoader, Adam."""
+"""The notebook's loop, as a tutorial has it: torchvision data set, ToTensor, Normalize, DataLoader,
+Adam.
+"""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -39,7 +41,9 @@ def load(raw: Path, folder: Path, train: bool) -> datasets.MNIST:
     return datasets.MNIST(folder, train=train, transform=transform)
 
 
-def train(data: datasets.MNIST, images: int | None, epochs: int, seed: int) -> Iterator[tuple[float, Net]]:
+def train(
+    data: datasets.MNIST, images: int | None, epochs: int, seed: int
+) -> Iterator[tuple[float, Net]]:
     """Yield each epoch's seconds, on all images or the first `images`."""
     torch.manual_seed(seed)
     dataset = Subset(data, range(images)) if images else data

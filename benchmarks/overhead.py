@@ -1,6 +1,8 @@
-"""What the workflow adds: `dvc repro` with nothing to do, and the stages beyond their imports and their peak memory.
+"""What the workflow adds: `dvc repro` with nothing to do, and the stages beyond their imports and
+their peak memory.
 
-Run: python -m benchmarks.overhead, where everything is up to date. Pairs are run in turn and the median ratio counts.
+Run: python -m benchmarks.overhead, where everything is up to date. Pairs are run in turn and the
+median ratio counts.
 """
 
 import os
@@ -20,7 +22,9 @@ ENVIRONMENT = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ[
 
 def seconds(folder: Path, *command: str, **variables: str) -> float:
     start = perf_counter()
-    subprocess.run(command, cwd=folder, env=ENVIRONMENT | variables, check=True, stdout=subprocess.DEVNULL)
+    subprocess.run(
+        command, cwd=folder, env=ENVIRONMENT | variables, check=True, stdout=subprocess.DEVNULL
+    )
     return perf_counter() - start
 
 
@@ -41,14 +45,25 @@ def compare(title: str, ours: Callable[[], float], base: Callable[[], float]) ->
 def make_empty_graph(folder: Path) -> None:
     """Five stages in a row, each an empty command with one file in and one out."""
     stages = {
-        f"stage{number}": {"cmd": f"touch {number}", "deps": [str(number - 1)], "outs": [str(number)]}
+        f"stage{number}": {
+            "cmd": f"touch {number}",
+            "deps": [str(number - 1)],
+            "outs": [str(number)],
+        }
         for number in range(1, 6)
     }
     (folder / "0").touch()
     with (folder / "dvc.yaml").open("w", encoding="utf-8") as file:
         YAML().dump({"stages": stages}, file)
-    for command in ("git init --quiet", "dvc init --quiet", "dvc config core.analytics false", "dvc repro --quiet"):
-        subprocess.run(command.split(), cwd=folder, env=ENVIRONMENT, check=True, stderr=subprocess.DEVNULL)
+    for command in (
+        "git init --quiet",
+        "dvc init --quiet",
+        "dvc config core.analytics false",
+        "dvc repro --quiet",
+    ):
+        subprocess.run(
+            command.split(), cwd=folder, env=ENVIRONMENT, check=True, stderr=subprocess.DEVNULL
+        )
 
 
 def main() -> None:
@@ -67,7 +82,11 @@ def main() -> None:
             lambda module=module: seconds(here, "python", "-m", module),  # type: ignore[misc]
             lambda module=module: seconds(here, "python", "-c", f"import {module}"),  # type: ignore[misc]
         )
-        print(f"{stage}: {peak_memory(here, 'python', '-m', module) / 2**20:.0f} MiB of memory at most", flush=True)
+        print(
+            f"{stage}: {peak_memory(here, 'python', '-m', module) / 2**20:.0f} MiB of memory at"
+            " most",
+            flush=True,
+        )
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
-"""How well `predict` brings images into MNIST's form: test digits written out as files, and images of no digit.
+"""How well `predict` brings images into MNIST's form: test digits written out as files, and images
+of no digit.
 
-Run: python -m benchmarks.predict, where everything is up to date. A digit counts if `predict` reads what the model
-reads from the test split's own tensor.
+Run: python -m benchmarks.predict, where everything is up to date. A digit counts if `predict` reads
+what the model reads from the test split's own tensor.
 """
 
 import tempfile
@@ -69,9 +70,14 @@ def main() -> None:
             for name, digit in zip(names, digits.images[:, 0], strict=False):
                 make(digit).save(name, quality=75)
             found, _ = predict_files(names)
-            agree = sum(prediction.digit == digit for prediction, digit in zip(found, expected, strict=True))
+            agree = sum(
+                prediction.digit == digit for prediction, digit in zip(found, expected, strict=True)
+            )
             unsure = sum(prediction.unsure is not None for prediction in found)
-            print(f"{title}: {agree} of {DIGITS} as the model reads the tensor; unsure {unsure}", flush=True)
+            print(
+                f"{title}: {agree} of {DIGITS} as the model reads the tensor; unsure {unsure}",
+                flush=True,
+            )
         names = [f"{folder}/{number}.png" for number in range(NOISES)]
         for number, name in enumerate(names):
             noise(rng, size=(28, 100, 400)[number % 3], fall=number // 3 % 4).save(name)

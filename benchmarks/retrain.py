@@ -1,8 +1,9 @@
-"""What isolation, judging and publishing add with nothing to train, against a Prefect server that runs already.
+"""What isolation, judging and publishing add with nothing to train, against a Prefect server that
+runs already.
 
-Run: python -m benchmarks.retrain, where everything is up to date. It works on a clone of this repository that shares
-its cache, first publishing what is there, then finding it unchanged; the same flow with nothing but its stages is
-`python -m pipeline run`. The median of the rounds counts.
+Run: python -m benchmarks.retrain, where everything is up to date. It works on a clone of this
+repository that shares its cache, first publishing what is there, then finding it unchanged; the
+same flow with nothing but its stages is `python -m pipeline run`. The median of the rounds counts.
 """
 
 import os
@@ -36,7 +37,11 @@ def main() -> None:
         ask(clone, "config", "--local", "cache.dir", ask(here, "cache", "dir").strip())
         ask(clone, "checkout", "--quiet")
         with server(url, lifeline):
-            variables = {"PREFECT_API_URL": url, "PREFECT_HOME": f"{folder}/prefect", "PREFECT_LOGGING_LEVEL": "ERROR"}
+            variables = {
+                "PREFECT_API_URL": url,
+                "PREFECT_HOME": f"{folder}/prefect",
+                "PREFECT_LOGGING_LEVEL": "ERROR",
+            }
             seconds(clone, *RUN, **variables)
             rounds = [measure(clone, **variables) for _ in range(ROUNDS)]
     run, published, unchanged = (statistics.median(column) for column in zip(*rounds, strict=True))
@@ -45,8 +50,12 @@ def main() -> None:
 
 
 def measure(clone: Path, **variables: str) -> tuple[float, float, float]:
-    """The flow with nothing to do; a retraining that publishes what is there; one that finds it published."""
-    for ref in subprocess.check_output(["git", "for-each-ref", "--format=%(refname)"], cwd=clone, text=True).split():
+    """The flow with nothing to do; a retraining that publishes what is there; one that finds it
+    published.
+    """
+    for ref in subprocess.check_output(
+        ["git", "for-each-ref", "--format=%(refname)"], cwd=clone, text=True
+    ).split():
         if "mnist-cnn" in ref or ref == "refs/heads/champion":
             subprocess.run(["git", "update-ref", "-d", ref], cwd=clone, check=True)
     return (

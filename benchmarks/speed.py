@@ -1,7 +1,7 @@
 """Training speed beside the notebook's, and our share of what the machine's matrix products allow.
 
-Run: make bench. The loops run in turn, each in a process of its own because heap tuning is process-wide, on the
-same images in batches of 64.
+Run: make bench. The loops run in turn, each in a process of its own because heap tuning is
+process-wide, on the same images in batches of 64.
 """
 
 import statistics
@@ -60,9 +60,9 @@ def time_ours() -> float:
 def time_products() -> float:
     """Images per second of nothing but the matrix products that a training step comes down to.
 
-    A convolution is a product over its unfolded input (im2col); each layer has one product forward, one for the
-    gradient of its weights and, but for the first, one for that of its input. Each runs alone; its best time
-    counts.
+    A convolution is a product over its unfolded input (im2col); each layer has one product forward,
+    one for the gradient of its weights and, but for the first, one for that of its input. Each runs
+    alone; its best time counts.
     """
     batch, forward = 64, [(28 * 28, 9, 32), (14 * 14, 288, 64), (1, 3136, 128), (1, 128, 10)]
     seconds = 0.0
@@ -97,7 +97,12 @@ def operations_per_image() -> float:
     return float(counter.get_total_flops()) / 64
 
 
-MEASUREMENTS = {"notebook": time_notebook, "ours": time_ours, "products": time_products, "square": time_square}
+MEASUREMENTS = {
+    "notebook": time_notebook,
+    "ours": time_ours,
+    "products": time_products,
+    "square": time_square,
+}
 
 
 def measure(name: str) -> float:
@@ -111,13 +116,22 @@ def main() -> None:
         return
     operations = operations_per_image()
     columns = ["notebook", "ours", "products", "ours/notebook", "ours/products", "ours/square"]
-    print("images per second, batch 64; products: the step's matrix products alone; square: a 2048x2048 product's rate")
+    print(
+        "images per second, batch 64; products: the step's matrix products alone; square: a"
+        " 2048x2048 product's rate"
+    )
     print("".join(f"{column:>15}" for column in columns))
     ratios = []
     for _ in range(ROUNDS):
         rates = {name: measure(name) for name in MEASUREMENTS}
         ours = rates["ours"]
-        ratios.append((ours / rates["notebook"], ours / rates["products"], ours * operations / rates["square"]))
+        ratios.append(
+            (
+                ours / rates["notebook"],
+                ours / rates["products"],
+                ours * operations / rates["square"],
+            )
+        )
         figures = [f"{rates[name]:15,.0f}" for name in ("notebook", "ours", "products")]
         print("".join(figures + [f"{ratio:15.2f}" for ratio in ratios[-1]]), flush=True)
     medians = [statistics.median(column) for column in zip(*ratios, strict=True)]

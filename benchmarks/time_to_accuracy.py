@@ -1,8 +1,8 @@
 """Seconds to the notebook's 99.11 % on the test split, beside the notebook's own five epochs.
 
-Run: python -m benchmarks.time_to_accuracy (a quarter of an hour). In turn for each of three seeds, each in a process
-of its own: the notebook's loop, and two epochs of the recipe in params.yaml. Training and validation count; imports,
-reading the data and the test split do not.
+Run: python -m benchmarks.time_to_accuracy (a quarter of an hour). In turn for each of three seeds,
+each in a process of its own: the notebook's loop, and two epochs of the recipe in params.yaml.
+Training and validation count; imports, reading the data and the test split do not.
 """
 
 import json
@@ -31,7 +31,9 @@ EPOCHS = 2
 def run_notebook(seed: int) -> tuple[float, float]:
     """Seconds and test accuracy."""
     with tempfile.TemporaryDirectory() as folder:
-        train, test = (notebook.load(Path("data/raw"), Path(folder), train=train) for train in (True, False))
+        train, test = (
+            notebook.load(Path("data/raw"), Path(folder), train=train) for train in (True, False)
+        )
         epochs = list(notebook.train(train, None, 5, seed))
         return sum(seconds for seconds, _ in epochs), notebook.accuracy(epochs[-1][1], test)
 
@@ -40,9 +42,13 @@ def run_ours(seed: int) -> tuple[float, float]:
     """Seconds and test accuracy."""
     cpu = torch.device("cpu")
     train, validation, test = (
-        load_digits(TENSORS / f"{name}.safetensors", cpu) for name in ("train", "validation", "test")
+        load_digits(TENSORS / f"{name}.safetensors", cpu)
+        for name in ("train", "validation", "test")
     )
-    recipe = load_params("train", TrainParams).model_dump(exclude={"keep", "device"}) | {"seed": seed, "epochs": EPOCHS}
+    recipe = load_params("train", TrainParams).model_dump(exclude={"keep", "device"}) | {
+        "seed": seed,
+        "epochs": EPOCHS,
+    }
     keep_freed_memory()
     make_deterministic(seed)
     network, start = CNN(), perf_counter()
@@ -62,14 +68,19 @@ def main() -> None:
     for seed in SEEDS:
         command = [sys.executable, "-m", "benchmarks.time_to_accuracy"]
         results = {
-            name: json.loads(subprocess.run([*command, name, str(seed)], check=True, stdout=subprocess.PIPE).stdout)
+            name: json.loads(
+                subprocess.run(
+                    [*command, name, str(seed)], check=True, stdout=subprocess.PIPE
+                ).stdout
+            )
             for name in RUNS
         }
         (theirs, their_accuracy), (ours, our_accuracy) = results["notebook"], results["ours"]
         ratios.append(theirs / ours)
         reached = "reaches" if our_accuracy >= TARGET else "MISSES"
         print(
-            f"seed {seed}: notebook {theirs:.1f} s, {their_accuracy:.2%}; ours {ours:.1f} s, {our_accuracy:.2%}, "
+            f"seed {seed}: notebook {theirs:.1f} s, {their_accuracy:.2%}; ours {ours:.1f} s,"
+            f" {our_accuracy:.2%}, "
             f"{reached} {TARGET:.2%}; {ratios[-1]:.1f} times faster",
             flush=True,
         )

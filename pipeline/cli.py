@@ -76,7 +76,13 @@ def execute(flow: "Callable[..., State[Any]]", *arguments: Any) -> None:
 def run_now(arguments: argparse.Namespace) -> None:
     from pipeline.orchestration.flow import run_graph
 
-    execute(run_graph, arguments.stages or None, arguments.force, arguments.when_busy, arguments.wait_seconds)
+    execute(
+        run_graph,
+        arguments.stages or None,
+        arguments.force,
+        arguments.when_busy,
+        arguments.wait_seconds,
+    )
 
 
 def retrain(arguments: argparse.Namespace) -> None:
@@ -95,7 +101,9 @@ def promote(arguments: argparse.Namespace) -> None:
 
     root = Path.cwd()
     with Lifeline() as lifeline:
-        target = Target(root, read_artifact(root, "HEAD"), arguments.publish, arguments.push, lifeline)
+        target = Target(
+            root, read_artifact(root, "HEAD"), arguments.publish, arguments.push, lifeline
+        )
         check_target(target)
         print(promote(target, arguments.version))
 
@@ -108,14 +116,30 @@ def models(arguments: argparse.Namespace) -> None:
     if arguments.json:
         print(json.dumps([asdict(version) for version in versions], indent=2))
         return
-    names = list(dict.fromkeys(name for version in versions for name in version.metrics if "." not in name))
-    rows = [["version", "stage", "commit", "created", *names]] if versions else [["no versions yet"]]
+    names = list(
+        dict.fromkeys(name for version in versions for name in version.metrics if "." not in name)
+    )
+    rows = (
+        [["version", "stage", "commit", "created", *names]] if versions else [["no versions yet"]]
+    )
     for version in versions:
-        values = [f"{version.metrics[name]:.4g}" if name in version.metrics else "-" for name in names]
-        rows.append([version.name, ", ".join(version.stages) or "-", version.commit[:7], version.created, *values])
+        values = [
+            f"{version.metrics[name]:.4g}" if name in version.metrics else "-" for name in names
+        ]
+        rows.append(
+            [
+                version.name,
+                ", ".join(version.stages) or "-",
+                version.commit[:7],
+                version.created,
+                *values,
+            ]
+        )
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
-        print("  ".join(f"{cell:{width}}" for cell, width in zip(row, widths, strict=True)).rstrip())
+        print(
+            "  ".join(f"{cell:{width}}" for cell, width in zip(row, widths, strict=True)).rstrip()
+        )
 
 
 def serve(arguments: argparse.Namespace) -> None:
@@ -127,7 +151,11 @@ def serve(arguments: argparse.Namespace) -> None:
     if arguments.flow == "run":
         serve(run_graph, {}, schedule)
     else:
-        serve(retrain, {"rev": arguments.rev, "branch": arguments.publish, "remote": arguments.push}, schedule)
+        serve(
+            retrain,
+            {"rev": arguments.rev, "branch": arguments.publish, "remote": arguments.push},
+            schedule,
+        )
 
 
 def verify(arguments: argparse.Namespace) -> None:
@@ -153,8 +181,12 @@ def predict(arguments: argparse.Namespace) -> None:
 
 
 def add_target(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--publish", default="champion", metavar="BRANCH", help="the champion's (%(default)s)")
-    command.add_argument("--push", metavar="REMOTE", help="a Git remote to push branch and tags to, such as origin")
+    command.add_argument(
+        "--publish", default="champion", metavar="BRANCH", help="the champion's (%(default)s)"
+    )
+    command.add_argument(
+        "--push", metavar="REMOTE", help="a Git remote to push branch and tags to, such as origin"
+    )
 
 
 def sweep(arguments: argparse.Namespace) -> None:
@@ -174,33 +206,55 @@ def sweep(arguments: argparse.Namespace) -> None:
 
 
 def main() -> None:
-    # what an import of Prefect or PyTorch makes lasts; to look through it for garbage takes a quarter of a second
+    # what an import of Prefect or PyTorch makes lasts; to look through it for garbage takes a
+    # quarter of a second
     gc.set_threshold(10_000)
     atexit.register(gc.freeze)
     os.environ.setdefault("DO_NOT_TRACK", "1")  # no report of use to Prefect's makers
     parser = Parser(
-        prog="python -m pipeline", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="python -m pipeline",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.set_defaults(stop_on=())  # Prefect has its own way with signals
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
 
-    command = commands.add_parser("plan", help="say what would run, be restored or be skipped, and why; run nothing")
-    command.add_argument("--json", action="store_true", help="for machines: a list of stage, action and reasons")
+    command = commands.add_parser(
+        "plan", help="say what would run, be restored or be skipped, and why; run nothing"
+    )
+    command.add_argument(
+        "--json", action="store_true", help="for machines: a list of stage, action and reasons"
+    )
     command.set_defaults(run=plan)
 
-    command = commands.add_parser("run", help="bring stages up to date now, as one Prefect flow run")
-    command.add_argument("stages", nargs="*", metavar="STAGE", help="with what they need; without any, all")
+    command = commands.add_parser(
+        "run", help="bring stages up to date now, as one Prefect flow run"
+    )
+    command.add_argument(
+        "stages", nargs="*", metavar="STAGE", help="with what they need; without any, all"
+    )
     command.add_argument("--force", action="store_true", help="run them even if nothing changed")
-    command.add_argument("--when-busy", choices=["wait", "skip"], default="wait", help="while others work here")
-    command.add_argument("--wait-seconds", type=seconds, default=3600, metavar="N", help="how long (%(default)s)")
+    command.add_argument(
+        "--when-busy", choices=["wait", "skip"], default="wait", help="while others work here"
+    )
+    command.add_argument(
+        "--wait-seconds", type=seconds, default=3600, metavar="N", help="how long (%(default)s)"
+    )
     command.set_defaults(run=run_now)
 
-    command = commands.add_parser("retrain", help="publish what a commit gives, if it is better; touch nothing here")
+    command = commands.add_parser(
+        "retrain", help="publish what a commit gives, if it is better; touch nothing here"
+    )
     command.add_argument("--rev", default="HEAD", metavar="REV", help="the commit (%(default)s)")
-    command.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="change a parameter")
+    command.add_argument(
+        "--set", action="append", default=[], metavar="NAME=VALUE", help="change a parameter"
+    )
     add_target(command)
     command.add_argument(
-        "--skip-ci", action=argparse.BooleanOptionalAction, default=True, help="no CI for the commit (%(default)s)"
+        "--skip-ci",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="no CI for the commit (%(default)s)",
     )
     command.set_defaults(run=retrain)
 
@@ -213,35 +267,77 @@ def main() -> None:
     command.add_argument("--json", action="store_true", help="for machines")
     command.set_defaults(run=models, stop_on=STOPPING)
 
-    command = commands.add_parser("serve", help="retrain, or run, on a schedule, with Prefect's pages, until Ctrl-C")
-    command.add_argument("flow", nargs="?", choices=["retrain", "run"], default="retrain", help="(%(default)s)")
-    command.add_argument("--rev", default="HEAD", metavar="REV", help="the commit, as it is by then (%(default)s)")
+    command = commands.add_parser(
+        "serve", help="retrain, or run, on a schedule, with Prefect's pages, until Ctrl-C"
+    )
+    command.add_argument(
+        "flow", nargs="?", choices=["retrain", "run"], default="retrain", help="(%(default)s)"
+    )
+    command.add_argument(
+        "--rev", default="HEAD", metavar="REV", help="the commit, as it is by then (%(default)s)"
+    )
     add_target(command)
     schedule = command.add_mutually_exclusive_group()
-    schedule.add_argument("--cron", default="0 3 * * *", metavar="CRON", help="when ('%(default)s')")
+    schedule.add_argument(
+        "--cron", default="0 3 * * *", metavar="CRON", help="when ('%(default)s')"
+    )
     schedule.add_argument("--interval", type=float, metavar="SECONDS", help="or how often")
-    command.add_argument("--timezone", default="UTC", metavar="ZONE", help="of the schedule (%(default)s)")
+    command.add_argument(
+        "--timezone", default="UTC", metavar="ZONE", help="of the schedule (%(default)s)"
+    )
     command.set_defaults(run=serve)
 
-    command = commands.add_parser("sweep", help="train every combination of parameters' values, each in isolation")
-    command.add_argument("--set", action="append", required=True, metavar="NAME=VALUE,…", help="train.seed=1,2; repeat")
-    command.add_argument("--rev", default="HEAD", metavar="REV", help="of which commit (%(default)s)")
-    command.add_argument("--jobs", type=positive, default=1, metavar="N", help="so many at once (%(default)s)")
-    command.add_argument(
-        "--dask", nargs="?", const="local", metavar="ADDRESS", help="on a Dask cluster, or N processes of one here"
+    command = commands.add_parser(
+        "sweep", help="train every combination of parameters' values, each in isolation"
     )
-    command.add_argument("--publish", nargs="?", const="champion", metavar="BRANCH", help="retrain with the best there")
-    command.add_argument("--push", metavar="REMOTE", help="and push to this Git remote, such as origin")
+    command.add_argument(
+        "--set",
+        action="append",
+        required=True,
+        metavar="NAME=VALUE,…",
+        help="train.seed=1,2; repeat",
+    )
+    command.add_argument(
+        "--rev", default="HEAD", metavar="REV", help="of which commit (%(default)s)"
+    )
+    command.add_argument(
+        "--jobs", type=positive, default=1, metavar="N", help="so many at once (%(default)s)"
+    )
+    command.add_argument(
+        "--dask",
+        nargs="?",
+        const="local",
+        metavar="ADDRESS",
+        help="on a Dask cluster, or N processes of one here",
+    )
+    command.add_argument(
+        "--publish",
+        nargs="?",
+        const="champion",
+        metavar="BRANCH",
+        help="retrain with the best there",
+    )
+    command.add_argument(
+        "--push", metavar="REMOTE", help="and push to this Git remote, such as origin"
+    )
     command.set_defaults(run=sweep)
 
-    command = commands.add_parser("verify", help="run a commit again from scratch and compare with its dvc.lock")
+    command = commands.add_parser(
+        "verify", help="run a commit again from scratch and compare with its dvc.lock"
+    )
     command.add_argument("--rev", default="HEAD", metavar="REV", help="the commit (%(default)s)")
     command.add_argument("--json", action="store_true", help="for machines: the receipt")
     command.set_defaults(run=verify, stop_on=STOPPING)
 
     command = commands.add_parser("predict", help="read the digit in image files")
-    command.add_argument("files", nargs="+", metavar="FILE", help="any image file, or - for standard input")
-    command.add_argument("--json", action="store_true", help="for machines: a list of file, digit, confidence and top")
+    command.add_argument(
+        "files", nargs="+", metavar="FILE", help="any image file, or - for standard input"
+    )
+    command.add_argument(
+        "--json",
+        action="store_true",
+        help="for machines: a list of file, digit, confidence and top",
+    )
     command.set_defaults(run=predict, stop_on=STOPPING)
 
     arguments = parser.parse_args()

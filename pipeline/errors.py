@@ -35,7 +35,9 @@ class FetchError(PipelineError):
 
 
 def run(main: Callable[[], None], stop_on: tuple[signal.Signals, ...] = STOPPING) -> None:
-    """Run a stage; an error the user can mend, or a signal, is one message and an exit code, not a traceback."""
+    """Run a stage; an error the user can mend, or a signal, is one message and an exit code, not a
+    traceback.
+    """
     for number in stop_on:
         signal.signal(number, stop)
     try:
@@ -49,10 +51,14 @@ def run(main: Callable[[], None], stop_on: tuple[signal.Signals, ...] = STOPPING
 
 
 def stop(number: int, frame: FrameType | None) -> Never:
-    """Leave by an exception that no `except Exception` holds up, so that whatever is half-written is removed."""
+    """Leave by an exception that no `except Exception` holds up, so that whatever is half-written
+    is removed.
+    """
     for again in STOPPING:
         signal.signal(again, signal.SIG_IGN)  # while things are put in order
     print(
-        f"error: stopped by {signal.Signals(number).name}; nothing half-written is left, run it again", file=sys.stderr
+        f"error: stopped by {signal.Signals(number).name}; nothing half-written is left, run it"
+        " again",
+        file=sys.stderr,
     )
     sys.exit(128 + number)

@@ -42,7 +42,9 @@ def load_section(section: str) -> dict[str, Any]:
         raise ParamsError(f"{PARAMS_FILE}: the section '{section}' is missing; add it")
     values = sections[section]
     if not isinstance(values, dict):
-        raise ParamsError(f"{PARAMS_FILE}: {section} must be a section of names and values, got {values!r}")
+        raise ParamsError(
+            f"{PARAMS_FILE}: {section} must be a section of names and values, got {values!r}"
+        )
     return values
 
 
@@ -65,6 +67,9 @@ def _describe(section: str, fault: ErrorDetails, model: type[Params]) -> str:
     if fault["type"] == "missing":
         return f"{PARAMS_FILE}: {name} is missing; add it"
     if fault["type"] == "extra_forbidden":
-        return f"{PARAMS_FILE}: {name} is not a parameter; {section} has {', '.join(model.model_fields)}"
-    rule = fault["msg"].replace("Input should be", "must be").replace("List should have", "must have")
+        known = ", ".join(model.model_fields)
+        return f"{PARAMS_FILE}: {name} is not a parameter; {section} has {known}"
+    rule = (
+        fault["msg"].replace("Input should be", "must be").replace("List should have", "must have")
+    )
     return f"{PARAMS_FILE}: {name} {rule}, got {fault['input']!r}"

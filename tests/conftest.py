@@ -10,8 +10,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-os.environ["OMP_NUM_THREADS"] = "1"  # before torch is loaded: two test processes share the machine's cores
-os.environ |= {"GIT_CONFIG_GLOBAL": os.devnull, "GIT_CONFIG_NOSYSTEM": "1"}  # nobody's name, signing or hooks
+os.environ["OMP_NUM_THREADS"] = (
+    "1"  # before torch is loaded: two test processes share the machine's cores
+)
+os.environ |= {
+    "GIT_CONFIG_GLOBAL": os.devnull,
+    "GIT_CONFIG_NOSYSTEM": "1",
+}  # nobody's name, signing or hooks
 
 from helpers import PARAMS, ROOT, STAGES, repro, set_params
 from ruamel.yaml import YAML
@@ -21,7 +26,8 @@ from pipeline.mnist.idx import Bytes
 from pipeline.mnist.tensors import load_digits
 
 gc.set_threshold(10_000)  # as the command line does: what is imported lasts
-# A shell starts what it runs in the background deaf to Ctrl-C, and all that starts from there; the tests send Ctrl-C.
+# A shell starts what it runs in the background deaf to Ctrl-C, and all that starts from there; the
+# tests send Ctrl-C.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 if TYPE_CHECKING:
@@ -46,7 +52,10 @@ def api(prefect_server: "Api") -> "Api":
 
 @pytest.fixture(scope="module")
 def browser() -> "Iterator[Browser]":
-    """Skips the test where there is none. No longer than a module: Playwright's event loop would confuse Prefect."""
+    """Skips the test where there is none.
+
+    No longer than a module: Playwright's event loop would confuse Prefect.
+    """
     from browser import running_browser
 
     with running_browser() as browser:
@@ -87,7 +96,9 @@ def finished_workspace(workspace: Path, finished: Path) -> Path:
 def reproduced(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A repository of this code on the sample, everything run and committed; not to be changed."""
     folder = tmp_path_factory.mktemp("reproduced")
-    tracked = execute(ROOT, "git", "ls-files", "-z", "--cached", "--others", "--exclude-standard").split("\0")
+    tracked = execute(
+        ROOT, "git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"
+    ).split("\0")
     for name in filter(None, tracked):
         if (ROOT / name).is_file() and not name.startswith(("reports/", "receipts/", "dvc.lock")):
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
@@ -109,11 +120,15 @@ def repository(reproduced: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def chain(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A workspace of three stages in a row, with a parameter, everything run; changes are undone by `fresh`."""
+    """A workspace of three stages in a row, with a parameter, everything run; changes are undone by
+    `fresh`.
+    """
     folder = make_workspace(tmp_path_factory.mktemp("chain"), CHAIN, ORDER)
     text = (folder / "dvc.yaml").read_text()
     (folder / "dvc.yaml").write_text(
-        text.replace("    deps:\n    - second.py", "    params: [scale]\n    deps:\n    - second.py")
+        text.replace(
+            "    deps:\n    - second.py", "    params: [scale]\n    deps:\n    - second.py"
+        )
     )
     (folder / "params.yaml").write_text("scale: {width: 3, deep: {height: 4}}\n")
     execute(folder, "dvc", "repro")

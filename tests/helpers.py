@@ -1,4 +1,6 @@
-"""What tests share: the stages, their parameters on the sample of real digits, and small looks at files."""
+"""What tests share: the stages, their parameters on the sample of real digits, and small looks at
+files.
+"""
 
 import gzip
 import json
@@ -16,12 +18,24 @@ from pipeline.stages import evaluate, fetch, preprocess, report, train
 
 ROOT = Path(__file__).parents[1]
 SAMPLE = ROOT / "tests" / "data"
-STAGES = {"fetch": fetch, "preprocess": preprocess, "train": train, "evaluate": evaluate, "report": report}
+STAGES = {
+    "fetch": fetch,
+    "preprocess": preprocess,
+    "train": train,
+    "evaluate": evaluate,
+    "report": report,
+}
 
-HOSTILE = '$\\frac$<script>alert(1)</script><img src="http://x/" onerror=alert(1)>"&\''  # as the name of a class
+# as the name of a class
+HOSTILE = '$\\frac$<script>alert(1)</script><img src="http://x/" onerror=alert(1)>"&\''
 
 PARAMS: dict[str, dict[str, Any]] = {
-    "fetch": {"dataset": "sample", "sources": ["directory"], "directory": str(SAMPLE), "timeout": 60},
+    "fetch": {
+        "dataset": "sample",
+        "sources": ["directory"],
+        "directory": str(SAMPLE),
+        "timeout": 60,
+    },
     "preprocess": {"validation_size": 100, "seed": 1, "mean": 0.5, "std": 0.5},
     "train": {
         "seed": 1,
@@ -48,13 +62,19 @@ def set_params(**changes: dict[str, Any]) -> None:
 
 
 def files_under(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
 
 
 def repro(folder: Path) -> tuple[list[str], list[str]]:
     """The stages that ran, and those restored from the run cache."""
     output = execute(folder, "dvc", "repro")
-    return re.findall(r"Running stage '(\w+)'", output), re.findall(r"Stage '(\w+)' is cached", output)
+    return re.findall(r"Running stage '(\w+)'", output), re.findall(
+        r"Stage '(\w+)' is cached", output
+    )
 
 
 def edit_params(folder: Path, section: str, name: str, value: Any) -> None:

@@ -68,7 +68,9 @@ class Api:
 
     def runs(self, **filters: Any) -> list[dict[str, Any]]:
         """Flow runs, the newest first."""
-        runs: list[dict[str, Any]] = self.post("flow_runs/filter", {"sort": "START_TIME_DESC", "flow_runs": filters})
+        runs: list[dict[str, Any]] = self.post(
+            "flow_runs/filter", {"sort": "START_TIME_DESC", "flow_runs": filters}
+        )
         return runs
 
     def last_run(self, besides: Set[str] = frozenset()) -> dict[str, Any]:
@@ -78,7 +80,11 @@ class Api:
     def run_named(self, state: str, besides: Set[str] = frozenset()) -> dict[str, Any]:
         """The first run that ended in the state of that name and is not one of `besides`."""
         return self.wait_for(
-            lambda: [run for run in self.runs(state={"name": {"any_": [state]}}) if run["id"] not in besides]
+            lambda: [
+                run
+                for run in self.runs(state={"name": {"any_": [state]}})
+                if run["id"] not in besides
+            ]
         )[-1]
 
     def ended(self, run: dict[str, Any]) -> dict[str, Any]:
@@ -89,10 +95,14 @@ class Api:
     def tasks(self, run: dict[str, Any]) -> dict[str, dict[str, Any]]:
         """The run's tasks by name, in the order in which they ended."""
         tasks = self.post("task_runs/filter", {"task_runs": {"flow_run_id": {"any_": [run["id"]]}}})
-        return {task["name"]: task for task in sorted(tasks, key=lambda task: task["end_time"] or "")}
+        return {
+            task["name"]: task for task in sorted(tasks, key=lambda task: task["end_time"] or "")
+        }
 
     def states(self, run: dict[str, Any], expected: dict[str, str]) -> dict[str, str]:
-        """The names of the tasks' states; they reach the server as events, a little after the run's own."""
+        """The names of the tasks' states; they reach the server as events, a little after the run's
+        own.
+        """
         deadline = time.monotonic() + WAIT
         while True:
             states = {name: task["state"]["name"] for name, task in self.tasks(run).items()}
@@ -104,7 +114,10 @@ class Api:
         """The run's log, once a line contains the text."""
 
         def read() -> list[str]:
-            found = self.post("logs/filter", {"sort": "TIMESTAMP_ASC", "logs": {"flow_run_id": {"any_": [run["id"]]}}})
+            found = self.post(
+                "logs/filter",
+                {"sort": "TIMESTAMP_ASC", "logs": {"flow_run_id": {"any_": [run["id"]]}}},
+            )
             lines = [log["message"] for log in found]
             return lines if any(containing in line for line in lines) else []
 
@@ -112,13 +125,17 @@ class Api:
 
     def events(self, run: dict[str, Any], name: str) -> list[dict[str, Any]]:
         about = {"id": [f"prefect.flow-run.{run['id']}"]}
-        found = self.post("events/filter", {"filter": {"event": {"name": [name]}, "any_resource": about}})
+        found = self.post(
+            "events/filter", {"filter": {"event": {"name": [name]}, "any_resource": about}}
+        )
         events: list[dict[str, Any]] = found["events"]
         return events
 
     def artifacts(self, run: dict[str, Any]) -> dict[str, Any]:
         found = self.post("artifacts/filter", {"artifacts": {"flow_run_id": {"any_": [run["id"]]}}})
-        return {a["key"]: json.loads(a["data"]) if a["type"] == "table" else a["data"] for a in found}
+        return {
+            a["key"]: json.loads(a["data"]) if a["type"] == "table" else a["data"] for a in found
+        }
 
     def wait_for(self, look: Callable[[], list[T]]) -> list[T]:
         deadline = time.monotonic() + WAIT
@@ -136,7 +153,9 @@ def run(folder: Path, api: Api, *arguments: str) -> tuple[int, str, dict[str, An
     return process.returncode, output, api.ended(api.last_run(before))
 
 
-def start(folder: Path, api: Api, *arguments: str) -> tuple["subprocess.Popen[str]", dict[str, Any]]:
+def start(
+    folder: Path, api: Api, *arguments: str
+) -> tuple["subprocess.Popen[str]", dict[str, Any]]:
     before = {run["id"] for run in api.runs()}
     process = start_pipeline(folder, api.url, "run", *arguments)
     return process, api.last_run(before)

@@ -1,4 +1,6 @@
-"""The flow against a real server, on small graphs of real processes: states, order, retries, refusals."""
+"""The flow against a real server, on small graphs of real processes: states, order, retries,
+refusals.
+"""
 
 import pytest
 
@@ -15,7 +17,10 @@ from pipeline.cli import main
         (("serve", "--interval", "0"), "--interval 0 --timezone UTC is no schedule"),
         (("serve", "--interval", "nan"), "--interval nan --timezone UTC is no schedule"),
         (("serve", "--interval", "9", "--cron", "* * * * *"), "not allowed with argument"),
-        (("retrain", "--set", "seed=1"), "--set seed=1: must be SECTION.NAME=VALUE, such as train.learning_rate=0.002"),
+        (
+            ("retrain", "--set", "seed=1"),
+            "--set seed=1: must be SECTION.NAME=VALUE, such as train.learning_rate=0.002",
+        ),
         (("promote",), "the following arguments are required: VERSION"),
         (("serve", "verify"), "argument flow: invalid choice: 'verify' (choose from"),
         (("plan", "--yaml"), "unrecognized arguments: --yaml"),
@@ -23,7 +28,10 @@ from pipeline.cli import main
     ],
 )
 def test_bad_input_is_refused_in_one_line(
-    arguments: tuple[str, ...], reason: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    arguments: tuple[str, ...],
+    reason: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setattr("sys.argv", ["pipeline", *arguments])
     with pytest.raises(SystemExit) as ended:

@@ -1,4 +1,6 @@
-"""The graph as DVC runs it, in a repository of its own: what is declared, what reruns, what is restored."""
+"""The graph as DVC runs it, in a repository of its own: what is declared, what reruns, what is
+restored.
+"""
 
 import re
 import subprocess
@@ -26,11 +28,15 @@ def declared(stage: str) -> set[str]:
 def test_every_stage_has_one_name_everywhere() -> None:
     params = YAML(typ="safe").load((ROOT / "params.yaml").read_text(encoding="utf-8"))
     modules = {path.stem for path in (ROOT / "pipeline" / "stages").glob("*.py")} - {"__init__"}
-    tests = {path.stem.removeprefix("test_") for path in (ROOT / "tests" / "stages").glob("test_*.py")}
+    tests = {
+        path.stem.removeprefix("test_") for path in (ROOT / "tests" / "stages").glob("test_*.py")
+    }
     assert set(DVC_YAML["stages"]) == set(params) - {"gate"} == modules == tests
     for name, stage in DVC_YAML["stages"].items():
         assert stage["cmd"] == f"python -m pipeline.stages.{name}"
-        assert stage["params"] == ([name] if name != "report" else ["report", "preprocess", "train"])
+        assert stage["params"] == (
+            [name] if name != "report" else ["report", "preprocess", "train"]
+        )
 
 
 @pytest.mark.parametrize("stage", STAGES)
@@ -39,19 +45,27 @@ def test_a_stages_deps_are_the_modules_it_loads(stage: str) -> None:
     program = (
         f"import runpy, sys; runpy.run_module('pipeline.stages.{stage}', run_name='loaded');"
         "assert 'prefect' not in sys.modules;"
-        "print(*(m.__file__ for n, m in list(sys.modules.items()) if n.partition('.')[0] == 'pipeline'), sep='\\n')"
+        "print(*(m.__file__ for n, m in list(sys.modules.items()) if n.partition('.')[0] =="
+        " 'pipeline'), sep='\\n')"
     )
     output = execute(ROOT, sys.executable, "-c", program)
-    loaded = {str(Path(path).relative_to(ROOT)) for path in output.splitlines() if Path(path).stat().st_size}
+    loaded = {
+        str(Path(path).relative_to(ROOT))
+        for path in output.splitlines()
+        if Path(path).stat().st_size
+    }
     loaded.add(f"pipeline/stages/{stage}.py")
     code = {dep for dep in declared(stage) if dep.endswith(".py")}
-    assert (loaded - code, code - loaded) == (set(), set()), "missing from, and superfluous in, deps of dvc.yaml"
+    assert (loaded - code, code - loaded) == (set(), set()), (
+        "missing from, and superfluous in, deps of dvc.yaml"
+    )
 
 
 @pytest.mark.slow
 def test_the_stages_tests_do_without_prefect() -> None:
     program = (
-        "import sys, pytest; code = pytest.main(['tests/stages', '--collect-only', '--quiet', '-n0']);"
+        "import sys, pytest; code = pytest.main(['tests/stages', '--collect-only', '--quiet',"
+        " '-n0']);"
         "sys.exit(code or 'prefect' in sys.modules)"
     )
     execute(ROOT, sys.executable, "-c", program)
@@ -90,7 +104,9 @@ def test_nothing_changed_runs_nothing(repository: Path) -> None:
         ("fetch", "timeout", 61, ["fetch"]),  # the same files: nothing after it is affected
         pytest.param("preprocess", "validation_size", 120, [*STAGES][1:], marks=pytest.mark.slow),
         ("train", "learning_rate", 0.002, ["train", "evaluate", "report"]),
-        pytest.param("evaluate", "calibration_bins", 3, ["evaluate", "report"], marks=pytest.mark.slow),
+        pytest.param(
+            "evaluate", "calibration_bins", 3, ["evaluate", "report"], marks=pytest.mark.slow
+        ),
         ("report", "mistakes", 2, ["report"]),
     ],
 )
@@ -103,7 +119,10 @@ def test_a_changed_parameter_reruns_what_it_affects_and_changed_back_restores_it
     edit_params(repository, section, name, PARAMS[section][name])
     assert repro(repository) == ([], stages)
     assert (repository / "dvc.lock").read_bytes() == original
-    assert execute(repository, "git", "status", "--porcelain", "--untracked-files=no", "--", "reports") == ""
+    assert (
+        execute(repository, "git", "status", "--porcelain", "--untracked-files=no", "--", "reports")
+        == ""
+    )
 
 
 @pytest.mark.parametrize("stage", STAGES)
@@ -117,10 +136,20 @@ def test_metrics_params_and_plots_are_what_dvc_shows(repository: Path) -> None:
     edit_params(repository, "evaluate", "calibration_bins", 2)
     execute(repository, "dvc", "repro", "--single-item", "evaluate")
     metrics = execute(repository, "dvc", "metrics", "diff")
-    assert re.search(r"reports/metrics.json\s+expected_calibration_error(\s+-?0\.\d+){3}\s", metrics)
-    assert re.search(r"params.yaml\s+evaluate.calibration_bins\s+15\s+2", execute(repository, "dvc", "params", "diff"))
+    assert re.search(
+        r"reports/metrics.json\s+expected_calibration_error(\s+-?0\.\d+){3}\s", metrics
+    )
+    assert re.search(
+        r"params.yaml\s+evaluate.calibration_bins\s+15\s+2",
+        execute(repository, "dvc", "params", "diff"),
+    )
     plots = subprocess.run(
-        ["dvc", "plots", "show"], cwd=repository, env=environment(), check=True, capture_output=True, text=True
+        ["dvc", "plots", "show"],
+        cwd=repository,
+        env=environment(),
+        check=True,
+        capture_output=True,
+        text=True,
     )
     assert "failed" not in plots.stderr
     html = (repository / "dvc_plots" / "index.html").read_text(encoding="utf-8")
@@ -128,7 +157,9 @@ def test_metrics_params_and_plots_are_what_dvc_shows(repository: Path) -> None:
 
 
 @pytest.mark.slow
-def test_plots_diff_draws_curves_and_mistakes_without_a_network(repository: Path, browser: "Browser") -> None:
+def test_plots_diff_draws_curves_and_mistakes_without_a_network(
+    repository: Path, browser: "Browser"
+) -> None:
     from browser import DESKTOP, Visit
 
     edit_params(repository, "report", "mistakes", 2)
@@ -137,8 +168,12 @@ def test_plots_diff_draws_curves_and_mistakes_without_a_network(repository: Path
     execute(repository, "dvc", "plots", "diff", "HEAD~1")
     visit = Visit(browser, repository / "dvc_plots" / "index.html", DESKTOP)
     visit.page.locator("canvas").nth(3).wait_for()
-    drawn = visit.page.locator("canvas").evaluate_all("all => all.map(canvas => canvas.toDataURL().length)")
-    assert [size > 10_000 for size in drawn] == [True] * 4  # loss, confusion matrix, reliability, accuracy
+    drawn = visit.page.locator("canvas").evaluate_all(
+        "all => all.map(canvas => canvas.toDataURL().length)"
+    )
+    assert [size > 10_000 for size in drawn] == [
+        True
+    ] * 4  # loss, confusion matrix, reliability, accuracy
     widths = visit.page.locator("img").evaluate_all("all => all.map(image => image.naturalWidth)")
     assert [width > 1000 for width in widths] == [True] * 2
     images = {f"{revision}_reports_mistakes.png" for revision in ("HEAD~1", "workspace")}
@@ -149,7 +184,9 @@ def test_plots_diff_draws_curves_and_mistakes_without_a_network(repository: Path
 
 
 def test_an_experiment_runs_and_is_listed(repository: Path) -> None:
-    output = execute(repository, "dvc", "exp", "run", "--name", "shorter", "-S", "report.mistakes=2")
+    output = execute(
+        repository, "dvc", "exp", "run", "--name", "shorter", "-S", "report.mistakes=2"
+    )
     assert re.findall(r"Running stage '(\w+)'", output) == ["report"]
     assert "shorter" in execute(repository, "dvc", "exp", "show", "--csv")
 
@@ -157,7 +194,9 @@ def test_an_experiment_runs_and_is_listed(repository: Path) -> None:
 def test_a_failing_stage_stops_with_its_line_and_leaves_the_lock(repository: Path) -> None:
     edit_params(repository, "train", "batch_size", 0)
     before = (repository / "dvc.lock").read_bytes()
-    result = subprocess.run(["dvc", "repro"], cwd=repository, env=environment(), capture_output=True, text=True)
+    result = subprocess.run(
+        ["dvc", "repro"], cwd=repository, env=environment(), capture_output=True, text=True
+    )
     assert result.returncode != 0
     assert "error: params.yaml: train.batch_size must be greater than 0, got 0" in result.stderr
     assert (repository / "dvc.lock").read_bytes() == before

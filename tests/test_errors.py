@@ -9,7 +9,13 @@ from pipeline.errors import DataError, FetchError, ParamsError, PipelineError, r
 
 @pytest.mark.parametrize(
     ("error", "code"),
-    [(PipelineError("x"), 1), (ParamsError("x"), 2), (DataError("x"), 3), (FetchError("x"), 75), (OSError("x"), 1)],
+    [
+        (PipelineError("x"), 1),
+        (ParamsError("x"), 2),
+        (DataError("x"), 3),
+        (FetchError("x"), 75),
+        (OSError("x"), 1),
+    ],
 )
 def test_an_expected_error_is_one_line_and_its_exit_code(
     error: Exception, code: int, capsys: pytest.CaptureFixture[str]
@@ -32,7 +38,9 @@ def test_an_unexpected_error_keeps_its_traceback() -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_is_one_line_and_its_exit_code_and_what_is_open_is_closed(number: signal.Signals) -> None:
+def test_a_signal_is_one_line_and_its_exit_code_and_what_is_open_is_closed(
+    number: signal.Signals,
+) -> None:
     program = (
         "import os\nfrom pipeline.errors import run\n"
         "def main():\n try: os.kill(os.getpid(), NUMBER)\n"
@@ -41,4 +49,7 @@ def test_a_signal_is_one_line_and_its_exit_code_and_what_is_open_is_closed(numbe
     ).replace("NUMBER", str(int(number)))
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert (result.returncode, result.stdout) == (128 + number, "closed\n")
-    assert result.stderr == f"error: stopped by {number.name}; nothing half-written is left, run it again\n"
+    assert (
+        result.stderr
+        == f"error: stopped by {number.name}; nothing half-written is left, run it again\n"
+    )

@@ -68,20 +68,26 @@ def test_the_shipped_params_are_valid(section: str, monkeypatch: pytest.MonkeyPa
         ("report", "mistakes", -1, "must be greater than or equal to 0, got -1"),
     ],
 )
-def test_a_bad_value_is_named_with_the_rule(workspace: Path, section: str, name: str, value: Any, rule: str) -> None:
+def test_a_bad_value_is_named_with_the_rule(
+    workspace: Path, section: str, name: str, value: Any, rule: str
+) -> None:
     set_params(**{section: {name: value}})
     assert message(section) == f"params.yaml: {section}.{name} {rule}"
 
 
 def test_all_faults_of_a_section_are_told_at_once(workspace: Path) -> None:
-    write("train: {seed: 1, epochs: 0, batch_size: 64, learning_rate: 2, schedule: constant, keep: best, decay: 1}")
+    write(
+        "train: {seed: 1, epochs: 0, batch_size: 64, learning_rate: 2, schedule: constant, keep:"
+        " best, decay: 1}"
+    )
     assert message().splitlines() == [
         "params.yaml: train.epochs must be greater than 0, got 0",
         "error: params.yaml: train.learning_rate must be less than or equal to 1, got 2",
         "error: params.yaml: train.max_shift is missing; add it",
         "error: params.yaml: train.device is missing; add it",
         "error: params.yaml: train.checkpoint_every is missing; add it",
-        "error: params.yaml: train.decay is not a parameter; train has seed, epochs, batch_size, learning_rate, "
+        "error: params.yaml: train.decay is not a parameter; train has seed, epochs, batch_size,"
+        " learning_rate, "
         "schedule, max_shift, keep, device, checkpoint_every",
     ]
 
@@ -116,11 +122,17 @@ def test_a_missing_file_says_where_to_run(workspace: Path) -> None:
     assert message() == "params.yaml is missing here; run from the folder that holds it"
 
 
-@pytest.mark.parametrize(("text", "value"), [("1e-3", 0.001), ("1E-3", 0.001), ("1_0e-4", 0.001), (".5", 0.5)])
+@pytest.mark.parametrize(
+    ("text", "value"), [("1e-3", 0.001), ("1E-3", 0.001), ("1_0e-4", 0.001), (".5", 0.5)]
+)
 def test_numbers_are_read_as_dvc_reads_them(workspace: Path, text: str, value: float) -> None:
     from dvc.utils.serialize import load_yaml
 
-    content = Path("params.yaml").read_text(encoding="utf-8").replace("learning_rate: 0.004", f"learning_rate: {text}")
+    content = (
+        Path("params.yaml")
+        .read_text(encoding="utf-8")
+        .replace("learning_rate: 0.004", f"learning_rate: {text}")
+    )
     write(content)
     assert load_params("train", TrainParams).learning_rate == value
     assert load_yaml("params.yaml")["train"]["learning_rate"] == value
@@ -142,7 +154,9 @@ def test_a_stage_with_bad_params_touches_no_file(workspace: Path, stage: str) ->
 
 values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3)
+    ),
     max_leaves=8,
 )
 hostile = settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -160,7 +174,10 @@ def test_any_value_is_taken_as_it_is_or_refused_by_name(
         loaded = load_params(section, MODELS[section])
     except ParamsError as error:
         faults = str(error).split("\nerror: ")
-        assert all(fault.startswith((f"params.yaml: {section}.{name}", "params.yaml is not")) for fault in faults)
+        assert all(
+            fault.startswith((f"params.yaml: {section}.{name}", "params.yaml is not"))
+            for fault in faults
+        )
     else:
         assert getattr(loaded, name) == value
 

@@ -9,7 +9,9 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
 def test_every_make_target_is_listed_and_none_is_invented() -> None:
-    listed = subprocess.run(["make", "-C", ROOT, "--no-print-directory"], check=True, capture_output=True, text=True)
+    listed = subprocess.run(
+        ["make", "-C", ROOT, "--no-print-directory"], check=True, capture_output=True, text=True
+    )
     targets = {line.split()[0] for line in listed.stdout.splitlines()}
     assert {"setup", "run", "test", "bench"} <= targets
     assert set(re.findall(r"`make (\w+)`|^make (\w+)", README, re.MULTILINE)) <= {

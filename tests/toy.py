@@ -1,4 +1,6 @@
-"""A small DVC workspace of Python scripts, for what is about processes and graphs and not about digits."""
+"""A small DVC workspace of Python scripts, for what is about processes and graphs and not about
+digits.
+"""
 
 import os
 import subprocess
@@ -24,9 +26,14 @@ def execute(folder: Path, *command: str) -> str:
 
 
 def make_workspace(
-    folder: Path, scripts: Mapping[str, str], before: Mapping[str, list[str]] | None = None, **meta: Any
+    folder: Path,
+    scripts: Mapping[str, str],
+    before: Mapping[str, list[str]] | None = None,
+    **meta: Any,
 ) -> Path:
-    """Stage `name` runs name.py, which must write name.txt, and depends on the name.txt of the stages before it."""
+    """Stage `name` runs name.py, which must write name.txt, and depends on the name.txt of the
+    stages before it.
+    """
     stages = {
         name: {
             "cmd": f"python {name}.py",
@@ -53,7 +60,8 @@ def commit_all(folder: Path) -> None:
     execute(folder, *GIT, "commit", "--quiet", "-m", "all")
 
 
-# Models that are a number, the share of 200 test images that they read right, and take no time to train
+# Models that are a number, the share of 200 test images that they read right, and take no time to
+# train
 
 MODEL_PARAMS = """\
 train:
@@ -94,7 +102,8 @@ import json
 from pathlib import Path
 skill, shift = map(int, Path("model.txt").read_text().split())
 rows = [f"{i},1,{int(shift <= i < shift + skill)},0.9" for i in range(200)]
-Path("reports/predictions.csv").write_text("\\n".join(["index,label,prediction,confidence", *rows, ""]))
+header = "index,label,prediction,confidence"
+Path("reports/predictions.csv").write_text("\\n".join([header, *rows, ""]))
 Path("reports/metrics.json").write_text(json.dumps({"accuracy": skill / 200}))
 """
 
@@ -102,7 +111,12 @@ Path("reports/metrics.json").write_text(json.dumps({"accuracy": skill / 200}))
 def make_model_workspace(folder: Path) -> Path:
     """A repository with nothing run yet, on the branch main."""
     (folder / "reports").mkdir(parents=True)
-    files = {"params.yaml": MODEL_PARAMS, "dvc.yaml": MODEL_GRAPH, "train.py": TRAIN, "evaluate.py": EVALUATE}
+    files = {
+        "params.yaml": MODEL_PARAMS,
+        "dvc.yaml": MODEL_GRAPH,
+        "train.py": TRAIN,
+        "evaluate.py": EVALUATE,
+    }
     for name, content in files.items():
         (folder / name).write_text(content, encoding="utf-8")
     execute(folder, "git", "init", "--quiet", "--initial-branch", "main")
@@ -111,7 +125,8 @@ def make_model_workspace(folder: Path) -> Path:
     return folder
 
 
-# Writes the numbers of its process and of a child's, then stays; once there is a file "go" it just does its work
+# Writes the numbers of its process and of a child's, then stays; once there is a file "go" it just
+# does its work
 STAY = """
 import os, subprocess, sys, time
 child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
@@ -124,7 +139,9 @@ child.kill()
 
 
 # Counts its attempts
-ATTEMPTS = "tries = Path('tries'); tries.write_text(tries.read_text() + '.' if tries.exists() else '.')\n"
+ATTEMPTS = (
+    "tries = Path('tries'); tries.write_text(tries.read_text() + '.' if tries.exists() else '.')\n"
+)
 
 
 def wait_until(condition: Callable[[], object]) -> None:
@@ -142,10 +159,16 @@ def wait_for_pids(folder: Path) -> list[psutil.Process]:
 
 def assert_that_nothing_is_left(folder: Path, processes: list[psutil.Process]) -> None:
     """No process, no lock, and a workspace on which `dvc repro` simply goes on."""
-    wait_until(lambda: not any(process.is_running() and process.status() != "zombie" for process in processes))
+    wait_until(
+        lambda: (
+            not any(process.is_running() and process.status() != "zombie" for process in processes)
+        )
+    )
     wait_until(lambda: not processes_in(folder))
     (folder / "go").touch()
-    result = subprocess.run(["dvc", "repro"], cwd=folder, env=environment(), capture_output=True, text=True)
+    result = subprocess.run(
+        ["dvc", "repro"], cwd=folder, env=environment(), capture_output=True, text=True
+    )
     assert (result.returncode, result.stderr) == (0, ""), result.stdout + result.stderr
 
 
@@ -156,7 +179,9 @@ def processes_in(folder: Path) -> list[psutil.Process]:
 def processes_under(folder: Path, named: Collection[str] = ()) -> list[psutil.Process]:
     """Those at work in the folder or in one of its folders, of these names if there are any."""
     return find_processes(
-        lambda process: Path(process.cwd()).is_relative_to(folder) and (not named or process.name() in named)
+        lambda process: (
+            Path(process.cwd()).is_relative_to(folder) and (not named or process.name() in named)
+        )
     )
 
 
@@ -173,9 +198,15 @@ def find_processes(condition: Callable[[psutil.Process], bool]) -> list[psutil.P
 
 
 def start_pipeline(
-    folder: Path, url: str, *arguments: str, home: Path | None = None, variables: Mapping[str, str] | None = None
+    folder: Path,
+    url: str,
+    *arguments: str,
+    home: Path | None = None,
+    variables: Mapping[str, str] | None = None,
 ) -> "subprocess.Popen[str]":
-    """`python -m pipeline ARGUMENTS` in `folder`, against the Prefect server at `url`, whose data are in `home`."""
+    """`python -m pipeline ARGUMENTS` in `folder`, against the Prefect server at `url`, whose data
+    are in `home`.
+    """
     return subprocess.Popen(
         [sys.executable, "-m", "pipeline", *arguments],
         cwd=folder,

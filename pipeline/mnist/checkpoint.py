@@ -1,7 +1,8 @@
 """Checkpoints: tensors and plain values in one safetensors file, checked when read.
 
-They lie in an ignored folder, outside DVC's outs, which DVC deletes before it runs a stage. A file is named by
-the fingerprint of all that its training depends on, so no other training ever picks it up.
+They lie in an ignored folder, outside DVC's outs, which DVC deletes before it runs a stage. A file
+is named by the fingerprint of all that its training depends on, so no other training ever picks it
+up.
 """
 
 import hashlib
@@ -27,21 +28,35 @@ class Checkpoint(NamedTuple):
 
 
 def checkpoint_path(inputs: list[Path], **facts: Any) -> Path:
-    """The place for a training on these files, with these facts (as JSON), by the code loaded now."""
-    modules = [module for name, module in sys.modules.items() if name == "__main__" or name.startswith("pipeline.")]
-    code = {getattr(module, "__file__", None) for module in modules}  # an interactive __main__ has none
-    digests = sorted(file_digest(Path(path)) for path in code if path) + [file_digest(path) for path in inputs]
+    """The place for a training on these files, with these facts (as JSON), by the code
+    loaded now.
+    """
+    modules = [
+        module
+        for name, module in sys.modules.items()
+        if name == "__main__" or name.startswith("pipeline.")
+    ]
+    code = {
+        getattr(module, "__file__", None) for module in modules
+    }  # an interactive __main__ has none
+    digests = sorted(file_digest(Path(path)) for path in code if path) + [
+        file_digest(path) for path in inputs
+    ]
     content = json.dumps([digests, facts], sort_keys=True)
     return FOLDER / f"{hashlib.sha256(content.encode()).hexdigest()[:32]}.safetensors"
 
 
 def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in checkpoint.tensors.items()}
+    tensors = {
+        name: tensor.detach().cpu().contiguous() for name, tensor in checkpoint.tensors.items()
+    }
     values = json.dumps(checkpoint.values)
     metadata = json.dumps({"sha256": digest(tensors, values), "values": values})
     with write_tensors(path) as temporary:
         save_file(tensors, temporary, metadata={METADATA_KEY: metadata})
-    for old in sorted(path.parent.glob("*.safetensors"), key=lambda file: file.stat().st_mtime)[:-KEPT]:
+    for old in sorted(path.parent.glob("*.safetensors"), key=lambda file: file.stat().st_mtime)[
+        :-KEPT
+    ]:
         old.unlink(missing_ok=True)
 
 
@@ -57,7 +72,10 @@ def load_checkpoint(path: Path) -> Checkpoint | None:
     except FileNotFoundError:
         return None
     except (SafetensorError, ValueError, KeyError, TypeError) as error:
-        print(f"warning: the checkpoint {path} is damaged ({error}); training from the start", file=sys.stderr)
+        print(
+            f"warning: the checkpoint {path} is damaged ({error}); training from the start",
+            file=sys.stderr,
+        )
         return None
 
 

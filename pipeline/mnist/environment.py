@@ -1,7 +1,9 @@
-"""What decides a training's bytes besides its code, data and parameters, and the receipt that keeps it.
+"""What decides a training's bytes besides its code, data and parameters, and the receipt that keeps
+it.
 
-A receipt is no output of a stage, which must not differ from machine to machine: it lies beside them in Git,
-under the hash of the model that it tells of, so that it fits whether the model was trained or restored.
+A receipt is no output of a stage, which must not differ from machine to machine: it lies beside
+them in Git, under the hash of the model that it tells of, so that it fits whether the model was
+trained or restored.
 """
 
 import hashlib
@@ -26,7 +28,7 @@ def describe_environment(device: torch.device) -> Environment:
         "processor": processor(),
         "instructions": torch.backends.cpu.get_cpu_capability(),
         "threads": torch.get_num_threads(),
-        "system": f"{platform.system()} {platform.machine()} {' '.join(platform.libc_ver())}".strip(),
+        "system": " ".join([platform.system(), platform.machine(), *platform.libc_ver()]).strip(),
         "python": platform.python_version(),
         **{name: version(name) for name in PACKAGES},
     }
@@ -38,7 +40,10 @@ def processor() -> str:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
         return platform.processor()
-    return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.processor())
+    return next(
+        (line.split(":")[1].strip() for line in lines if line.startswith("model name")),
+        platform.processor(),
+    )
 
 
 def write_receipt(made: Path, environment: Environment) -> None:

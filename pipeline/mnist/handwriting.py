@@ -1,7 +1,7 @@
 """Any image file as one digit in the form of MNIST's images.
 
-MNIST's digits are light on black, fill a box of 20 × 20 pixels, their proportions kept, and have their centre of mass
-in the middle of 28 × 28 (http://yann.lecun.com/exdb/mnist).
+MNIST's digits are light on black, fill a box of 20 × 20 pixels, their proportions kept, and have
+their centre of mass in the middle of 28 × 28 (http://yann.lecun.com/exdb/mnist).
 """
 
 import io
@@ -37,7 +37,10 @@ class Drawing(NamedTuple):
 
 
 def read_image(name: str) -> Grey:
-    """The grey levels 0..255 [H, W] of an image file, or of standard input for "-". Raises DataError."""
+    """The grey levels 0..255 [H, W] of an image file, or of standard input for "-".
+
+    Raises DataError.
+    """
     content = read_bytes(name)
     Image.init()
     formats = [kind for kind in Image.OPEN if kind not in RUNS_A_PROGRAM]
@@ -48,7 +51,9 @@ def read_image(name: str) -> Grey:
             image = ImageOps.exif_transpose(Image.open(io.BytesIO(content), formats=formats))
             image.load()
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise DataError(f"{name} is too large: at most {Image.MAX_IMAGE_PIXELS:,} pixels are read") from error
+        raise DataError(
+            f"{name} is too large: at most {Image.MAX_IMAGE_PIXELS:,} pixels are read"
+        ) from error
     except UnidentifiedImageError as error:
         raise DataError(f"{name} is not an image that can be read, such as PNG or JPEG") from error
     except Exception as error:  # Pillow's many decoders raise as many kinds, of a damaged file
@@ -58,7 +63,11 @@ def read_image(name: str) -> Grey:
 
 def read_bytes(name: str) -> bytes:
     try:
-        with nullcontext(sys.stdin.buffer) if name == STANDARD_INPUT else Path(name).open("rb") as file:
+        with (
+            nullcontext(sys.stdin.buffer)
+            if name == STANDARD_INPUT
+            else Path(name).open("rb") as file
+        ):
             content = file.read(MOST_BYTES + 1)
     except OSError as error:
         raise DataError(f"{name} cannot be read: {error.strerror}") from error
@@ -113,7 +122,9 @@ def scale(ink: Grey) -> Grey:
     rows, columns = (np.flatnonzero(ink.any(axis=axis)) for axis in (1, 0))
     cropped = ink[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
     height, width = (max(1, round(BOX * side / max(cropped.shape))) for side in cropped.shape)
-    resized = Image.fromarray(cropped.astype(np.float32)).resize((width, height), Image.Resampling.LANCZOS)
+    resized = Image.fromarray(cropped.astype(np.float32)).resize(
+        (width, height), Image.Resampling.LANCZOS
+    )
     fitted = np.asarray(resized, dtype=np.float64).clip(0)
     whole: Grey = 255 * fitted / fitted.max()
     return whole

@@ -53,13 +53,17 @@ def read_idx(path: Path, dimensions: int) -> Bytes:
         raise DataError(f"{path} is missing; run the fetch stage: dvc repro fetch") from error
     magic = bytes([0, 0, UNSIGNED_BYTE, dimensions])
     if start[:4] != magic:
-        raise DataError(f"{path} must start with the IDX magic {magic.hex()}, got {start[:4].hex() or 'nothing'}")
+        raise DataError(
+            f"{path} must start with the IDX magic {magic.hex()}, got"
+            f" {start[:4].hex() or 'nothing'}"
+        )
     if len(start) < header:
         raise DataError(f"{path} is truncated: its header must be {header} bytes, got {len(start)}")
     shape = [int.from_bytes(start[i : i + 4], "big") for i in range(4, header, 4)]
     if length != header + math.prod(shape):
         raise DataError(
-            f"{path} says {'×'.join(map(str, shape))} and so must be {header + math.prod(shape):,} bytes, "
+            f"{path} says {'×'.join(map(str, shape))} and so must be"
+            f" {header + math.prod(shape):,} bytes, "
             f"got {length:,}; fetch it again: dvc repro --force fetch"
         )
     return np.fromfile(path, dtype=np.uint8, offset=header).reshape(shape)
@@ -70,13 +74,21 @@ def read_raw(folder: Path, split: str) -> Digits:
     images_path, labels_path = (folder / name for name in RAW_FILES[split])
     images, labels = read_idx(images_path, 3), read_idx(labels_path, 1)
     if images.shape[1:] != (IMAGE_SIZE, IMAGE_SIZE):
-        raise DataError(f"{images_path} must hold images of 28×28 pixels, got {images.shape[1]}×{images.shape[2]}")
+        raise DataError(
+            f"{images_path} must hold images of 28×28 pixels, got"
+            f" {images.shape[1]}×{images.shape[2]}"
+        )
     if len(images) != len(labels):
-        raise DataError(f"{images_path} holds {len(images):,} images but {labels_path} {len(labels):,} labels")
+        raise DataError(
+            f"{images_path} holds {len(images):,} images but {labels_path} {len(labels):,} labels"
+        )
     if not len(labels):
         raise DataError(f"{images_path} holds no images")
     if labels.max() > 9:
-        raise DataError(f"{labels_path} must hold labels 0 to 9, got {labels.max()} at position {labels.argmax():,}")
+        raise DataError(
+            f"{labels_path} must hold labels 0 to 9, got {labels.max()} at position"
+            f" {labels.argmax():,}"
+        )
     return Digits(images[:, np.newaxis], labels)
 
 
@@ -87,4 +99,6 @@ def read_dataset_info(folder: Path) -> DatasetInfo:
     except FileNotFoundError as error:
         raise DataError(f"{path} is missing; run the fetch stage: dvc repro fetch") from error
     except ValidationError as error:
-        raise DataError(f"{path} is not what the fetch stage writes; run: dvc repro --force fetch") from error
+        raise DataError(
+            f"{path} is not what the fetch stage writes; run: dvc repro --force fetch"
+        ) from error

@@ -21,10 +21,15 @@ class TensorDigits:
 
 
 def load_digits(path: Path, device: torch.device) -> TensorDigits:
-    """Raise DataError where `path` is missing or not a file of digits. On a CPU the images stay in the file's pages."""
+    """Raise DataError where `path` is missing or not a file of digits.
+
+    On a CPU the images stay in the file's pages.
+    """
     with open_tensors(path, framework="pt", made_by="preprocess") as file:
         info = read_metadata(file, TensorInfo)
-        return TensorDigits(file.get_tensor("images").to(device), file.get_tensor("labels").to(device).long(), info)
+        return TensorDigits(
+            file.get_tensor("images").to(device), file.get_tensor("labels").to(device).long(), info
+        )
 
 
 def predict(network: nn.Module, digits: TensorDigits) -> Tensor:

@@ -1,4 +1,5 @@
-"""What a network is made of and what it makes of an image on the way: computed by evaluate, shown by report.
+"""What a network is made of and what it makes of an image on the way: computed by evaluate, shown
+by report.
 
 Imports no torch, so that the report starts without it.
 """
@@ -13,7 +14,13 @@ from pydantic import BaseModel, ConfigDict
 from safetensors.numpy import save_file
 
 from pipeline.mnist.idx import Bytes
-from pipeline.mnist.tensors import TensorInfo, open_tensors, read_metadata, to_metadata, write_tensors
+from pipeline.mnist.tensors import (
+    TensorInfo,
+    open_tensors,
+    read_metadata,
+    to_metadata,
+    write_tensors,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -45,22 +52,34 @@ class Insides:
 
 
 def look_inside(network: "nn.Sequential", images: "Tensor", examples: NDArray[np.int64]) -> Insides:
-    """Pass the normalized `images` [E, 1, 28, 28] through the network and keep what every layer makes of them."""
+    """Pass the normalized `images` [E, 1, 28, 28] through the network and keep what every layer
+    makes of them.
+    """
     layers, outputs, values = [], {}, images
     for name, layer in network.named_children():
         values = layer(values)
         outputs[name] = values.detach().cpu().numpy().copy()  # the next layer may work in place
         count = sum(parameter.numel() for parameter in layer.parameters())
         shape, kind = tuple(values.shape[1:]), type(layer).__name__
-        layers.append(Layer(name=name, kind=kind, settings=layer.extra_repr(), shape=shape, parameters=count))
-    weights, biases = (parameter.detach().cpu().numpy() for parameter in next(network.children()).parameters())
+        layers.append(
+            Layer(name=name, kind=kind, settings=layer.extra_repr(), shape=shape, parameters=count)
+        )
+    weights, biases = (
+        parameter.detach().cpu().numpy() for parameter in next(network.children()).parameters()
+    )
     return Insides(tuple(layers), examples, np.ascontiguousarray(weights), biases, outputs)
 
 
-def convolution_step(insides: Insides, example: int, image: Bytes, info: TensorInfo) -> dict[str, Any]:
-    """The numbers of one step of the first convolution and of the pooling after it, where they answer most."""
+def convolution_step(
+    insides: Insides, example: int, image: Bytes, info: TensorInfo
+) -> dict[str, Any]:
+    """The numbers of one step of the first convolution and of the pooling after it, where they
+    answer most.
+    """
     convolved, pooled = (insides.outputs[layer.name][example] for layer in insides.layers[:2])
-    channel, row, column = (int(place) for place in np.unravel_index(convolved.argmax(), convolved.shape))
+    channel, row, column = (
+        int(place) for place in np.unravel_index(convolved.argmax(), convolved.shape)
+    )
     kernel = insides.filters[channel, 0]
     side = len(kernel)
     border = (convolved.shape[-1] + side - 1 - image.shape[-1]) // 2
@@ -79,7 +98,9 @@ def convolution_step(insides: Insides, example: int, image: Bytes, info: TensorI
 
 
 def save_insides(path: Path, insides: Insides) -> None:
-    outputs = {f"outputs.{name}": np.ascontiguousarray(values) for name, values in insides.outputs.items()}
+    outputs = {
+        f"outputs.{name}": np.ascontiguousarray(values) for name, values in insides.outputs.items()
+    }
     tensors: dict[str, NDArray[Any]] = {
         "examples": insides.examples,
         "filters": insides.filters,

@@ -9,14 +9,21 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from pipeline.mnist.tensors import TensorInfo, open_tensors, read_metadata, to_metadata, write_tensors
+from pipeline.mnist.tensors import (
+    TensorInfo,
+    open_tensors,
+    read_metadata,
+    to_metadata,
+    write_tensors,
+)
 
 
 class CNN(nn.Sequential):
-    """Images float32 [B, 1, 28, 28] → logits float32 [B, classes]; 421,642 parameters for 10 classes.
+    """Images float32 [B, 1, 28, 28] → logits float32 [B, classes]; 421,642 parameters for 10
+    classes.
 
-    The notebook's network with each pooling moved before its ReLU. Both only pick or clip values, so
-    max(relu(x)) = relu(max(x)) exactly, and the ReLU then sees a quarter of the elements.
+    The notebook's network with each pooling moved before its ReLU. Both only pick or clip values,
+    so max(relu(x)) = relu(max(x)) exactly, and the ReLU then sees a quarter of the elements.
     """
 
     def __init__(self, classes: int = 10) -> None:
@@ -51,15 +58,24 @@ def save_model(path: Path, weights: dict[str, Tensor], info: TensorInfo) -> None
 
 
 def load_model(path: Path) -> tuple[CNN, ModelInfo]:
-    """Read what `save_model` wrote, for inference. Raises DataError before reading a weight that does not fit."""
+    """Read what `save_model` wrote, for inference.
+
+    Raises DataError before reading a weight that does not fit.
+    """
     with open_tensors(path, framework="pt", made_by="train") as file:
         info = read_metadata(file, ModelInfo)
         network = CNN(len(info.classes))
-        expected = {name: ("F32", list(weight.shape)) for name, weight in network.state_dict().items()}
+        expected = {
+            name: ("F32", list(weight.shape)) for name, weight in network.state_dict().items()
+        }
         stored = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 - not a dict
         found = {name: (weight.get_dtype(), weight.get_shape()) for name, weight in stored.items()}
         if found != expected:
-            wrong = sorted(name for name in expected | found if expected.get(name) != found.get(name))
-            raise SafetensorError(f"of another architecture than {info.architecture}: {', '.join(wrong)} differ")
+            wrong = sorted(
+                name for name in expected | found if expected.get(name) != found.get(name)
+            )
+            raise SafetensorError(
+                f"of another architecture than {info.architecture}: {', '.join(wrong)} differ"
+            )
         network.load_state_dict({name: file.get_tensor(name) for name in expected})
     return network.eval(), info

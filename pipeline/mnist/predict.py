@@ -56,12 +56,16 @@ def judge(name: str, plain: bool, digits: list[str], confidences: list[float]) -
     elif confidences[0] < SURE:
         unsure = f"confidence below {SURE:.0%}"
     rounded = [round(value, 6) for value in confidences]
-    top = [{"digit": digit, "confidence": value} for digit, value in zip(digits, rounded, strict=True)]
+    top = [
+        {"digit": digit, "confidence": value} for digit, value in zip(digits, rounded, strict=True)
+    ]
     return Prediction(name, digits[0], rounded[0], top, unsure)
 
 
 def to_json(predictions: list[Prediction]) -> str:
-    return json.dumps([prediction._asdict() for prediction in predictions], indent=2, ensure_ascii=False)
+    return json.dumps(
+        [prediction._asdict() for prediction in predictions], indent=2, ensure_ascii=False
+    )
 
 
 def describe(predictions: list[Prediction]) -> Iterator[str]:

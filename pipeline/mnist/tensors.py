@@ -29,7 +29,11 @@ class TensorInfo(DatasetInfo):
 
 def save_digits(path: Path, digits: Digits, info: TensorInfo) -> None:
     with write_tensors(path) as temporary:
-        save_file({"images": digits.images, "labels": digits.labels}, temporary, metadata=to_metadata(info))
+        save_file(
+            {"images": digits.images, "labels": digits.labels},
+            temporary,
+            metadata=to_metadata(info),
+        )
 
 
 @contextmanager
@@ -45,11 +49,15 @@ def write_tensors(path: Path) -> Iterator[Path]:
 def load_digits(path: Path) -> tuple[Digits, TensorInfo]:
     """Raise DataError where `path` is missing or is not what `save_digits` writes."""
     with open_tensors(path, framework="numpy", made_by="preprocess") as file:
-        return Digits(file.get_tensor("images"), file.get_tensor("labels")), read_metadata(file, TensorInfo)
+        return Digits(file.get_tensor("images"), file.get_tensor("labels")), read_metadata(
+            file, TensorInfo
+        )
 
 
 def to_metadata(info: BaseModel) -> dict[str, str]:
-    """One entry only: safetensors writes several in random order, and equal inputs must give equal bytes."""
+    """One entry only: safetensors writes several in random order, and equal inputs must give equal
+    bytes.
+    """
     return {METADATA_KEY: info.model_dump_json()}
 
 
@@ -71,8 +79,11 @@ def open_tensors(path: Path, framework: str, made_by: str) -> Iterator[Any]:
         with safe_open(path, framework=framework) as file:
             yield file
     except FileNotFoundError as error:
-        raise DataError(f"{path} is missing; run the stage before this one: dvc repro {made_by}") from error
+        raise DataError(
+            f"{path} is missing; run the stage before this one: dvc repro {made_by}"
+        ) from error
     except SafetensorError as error:
         raise DataError(
-            f"{path} is not what the {made_by} stage writes ({error}); make it again: dvc repro --force {made_by}"
+            f"{path} is not what the {made_by} stage writes ({error}); make it again: dvc repro"
+            f" --force {made_by}"
         ) from error

@@ -29,7 +29,9 @@ class Epoch(NamedTuple):
 
 
 class Snapshot(NamedTuple):
-    """Where training stands: all that the rest of it depends on, besides the recipe and the data."""
+    """Where training stands: all that the rest of it depends on, besides the recipe and the
+    data.
+    """
 
     epoch: int  # under way, or next
     done: int  # images of that epoch
@@ -54,10 +56,11 @@ def fit(
 ) -> Iterator[Epoch]:
     """Train `network` in place with Adam and cross-entropy; yield after each epoch's validation.
 
-    `learning_rate` is the peak of the one-cycle schedule (Smith & Topin, https://arxiv.org/abs/1708.07120).
-    Order and shifts are drawn on the CPU, so that they are the same on every device. `save` is called after
-    each epoch, once the caller is done with it, and after every `save_every` steps of one; with what it was
-    given as `resume`, training goes on to the same bits.
+    `learning_rate` is the peak of the one-cycle schedule (Smith & Topin,
+    https://arxiv.org/abs/1708.07120). Order and shifts are drawn on the CPU, so that they are the
+    same on every device. `save` is called after each epoch, once the caller is done with it, and
+    after every `save_every` steps of one; with what it was given as `resume`, training goes on to
+    the same bits.
     """
     steps = math.ceil(len(train.labels) / batch_size)
     generator = torch.Generator().manual_seed(seed)
@@ -78,8 +81,12 @@ def fit(
             loss_sum = torch.zeros((), device=train.labels.device)
             order = torch.randperm(len(train.labels), generator=generator)
         with progress_bar(len(order), done, f"epoch {epoch}/{epochs}") as bar:
-            for step, rows in enumerate(order[done:].split(batch_size), start=done // batch_size + 1):
-                images = normalize(random_shift(train.images[rows], max_shift, generator), train.info)
+            for step, rows in enumerate(
+                order[done:].split(batch_size), start=done // batch_size + 1
+            ):
+                images = normalize(
+                    random_shift(train.images[rows], max_shift, generator), train.info
+                )
                 loss = F.cross_entropy(network(images), train.labels[rows])
                 optimizer.zero_grad()
                 loss.backward()
@@ -92,7 +99,11 @@ def fit(
                 if step % STEPS_PER_REFRESH == 0 and not bar.disable:
                     bar.set_postfix(loss=f"{loss.item():.4f}", refresh=False)
                 if save_every and step % save_every == 0 and done < len(order):
-                    save(capture(epoch, done, order, loss_sum, network, optimizer, scheduler, generator))
+                    save(
+                        capture(
+                            epoch, done, order, loss_sum, network, optimizer, scheduler, generator
+                        )
+                    )
         logits = predict(network, validation)
         yield Epoch(
             epoch,
@@ -115,7 +126,10 @@ def capture(
     scheduler: LRScheduler,
     generator: torch.Generator,
 ) -> Snapshot:
-    """The tensors are those in use, not copies. Torch's own generator is left out: training does not draw from it."""
+    """The tensors are those in use, not copies.
+
+    Torch's own generator is left out: training does not draw from it.
+    """
     adam = optimizer.state_dict()
     tensors = {"order": order, "loss_sum": loss_sum, "generator": generator.get_state()}
     tensors |= {f"network.{name}": weight for name, weight in network.state_dict().items()}
@@ -138,7 +152,10 @@ def restore(
     for index, parameter in enumerate(network.parameters()):
         state = with_prefix(snapshot.tensors, f"optimizer.{index}.")
         # In the parameter's own memory format, which fused Adam takes for granted.
-        moments = {name: torch.empty_like(parameter).copy_(state[name]) for name in ("exp_avg", "exp_avg_sq")}
+        moments = {
+            name: torch.empty_like(parameter).copy_(state[name])
+            for name in ("exp_avg", "exp_avg_sq")
+        }
         adam[index] = state | {name: moment.detach() for name, moment in moments.items()}
     optimizer.load_state_dict({"state": adam, "param_groups": snapshot.values["optimizer"]})
     scheduler.load_state_dict(snapshot.values["scheduler"])
@@ -146,19 +163,29 @@ def restore(
 
 def with_prefix(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
     """The tensors of that prefix, named without it."""
-    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+    return {
+        name.removeprefix(prefix): tensor
+        for name, tensor in tensors.items()
+        if name.startswith(prefix)
+    }
 
 
 def random_shift(images: Tensor, max_shift: int, generator: torch.Generator) -> Tensor:
-    """Move every image by its own offset of up to `max_shift` pixels, both ways; zeros come in at the edge."""
+    """Move every image by its own offset of up to `max_shift` pixels, both ways; zeros come in at
+    the edge.
+    """
     if max_shift == 0:
         return images
     padded = F.pad(images.squeeze(1), [max_shift] * 4)
-    windows = padded.unfold(1, IMAGE_SIZE, 1).unfold(2, IMAGE_SIZE, 1)  # view [B, offsets, offsets, 28, 28]
+    windows = padded.unfold(1, IMAGE_SIZE, 1).unfold(
+        2, IMAGE_SIZE, 1
+    )  # view [B, offsets, offsets, 28, 28]
     down, right = torch.randint(2 * max_shift + 1, (2, len(images)), generator=generator)
     return windows[torch.arange(len(images)), down, right].unsqueeze(1)
 
 
 def progress_bar(images: int, done: int, description: str) -> "tqdm[Never]":
     """A bar of images per second; silent where there is no terminal."""
-    return tqdm(total=images, initial=done, desc=description, unit=" images", unit_scale=True, disable=None)
+    return tqdm(
+        total=images, initial=done, desc=description, unit=" images", unit_scale=True, disable=None
+    )

@@ -13,14 +13,19 @@ from pipeline.repository.plan import Step
 
 
 def publish_plan(steps: list[Step]) -> None:
-    rows = [{"stage": step.stage, "plan": step.action.value, "why": "; ".join(step.reasons)} for step in steps]
+    rows = [
+        {"stage": step.stage, "plan": step.action.value, "why": "; ".join(step.reasons)}
+        for step in steps
+    ]
     create_table_artifact(rows, key="plan", description="What had to be done, and why")
 
 
 def publish_results(root: Path) -> None:
     """Put metrics and parameters, with their change since the last commit, on the run's page."""
     try:
-        answers = ask_in_peace(root, ("metrics", "diff", "--all", "--json"), ("params", "diff", "--json"))
+        answers = ask_in_peace(
+            root, ("metrics", "diff", "--all", "--json"), ("params", "diff", "--json")
+        )
     except PipelineError as error:  # no reason to stop the stages that are at work
         get_run_logger().warning("no metrics on this page: %s", error)
         return
@@ -28,8 +33,15 @@ def publish_results(root: Path) -> None:
     changes = [(name, change) for values in metrics.values() for name, change in values.items()]
     create_table_artifact(
         [
-            {"metric": name, "last commit": change.get("old"), "now": change.get("new"), "change": rounded(change)}
-            for name, change in sorted(changes, key=lambda item: ("." in item[0], item[0]))  # what is nested last
+            {
+                "metric": name,
+                "last commit": change.get("old"),
+                "now": change.get("new"),
+                "change": rounded(change),
+            }
+            for name, change in sorted(
+                changes, key=lambda item: ("." in item[0], item[0])
+            )  # what is nested last
         ],
         key="metrics",
         description="Metrics, and their change since the last commit",

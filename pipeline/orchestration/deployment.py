@@ -22,7 +22,9 @@ from pipeline.repository.processes import Lifeline
 AUTOMATIONS = Path("automations.json")
 
 
-def parse_schedule(cron: str, interval: float | None, timezone: str) -> CronSchedule | IntervalSchedule:
+def parse_schedule(
+    cron: str, interval: float | None, timezone: str
+) -> CronSchedule | IntervalSchedule:
     """Raise PipelineError where Prefect would refuse the schedule."""
     try:
         if interval is not None:
@@ -32,12 +34,15 @@ def parse_schedule(cron: str, interval: float | None, timezone: str) -> CronSche
         reason = error.errors()[0]["msg"] if isinstance(error, ValidationError) else str(error)
         asked = f"--cron '{cron}'" if interval is None else f"--interval {interval:g}"
         raise PipelineError(
-            f"{asked} --timezone {timezone} is no schedule: {reason}; for example --cron '0 3 * * *', --interval 3600"
+            f"{asked} --timezone {timezone} is no schedule: {reason}; for example --cron '0 3 * *"
+            " *', --interval 3600"
             " and --timezone Europe/Berlin"
         ) from error
 
 
-def serve(flow: Flow[..., Any], parameters: dict[str, Any], schedule: CronSchedule | IntervalSchedule) -> None:
+def serve(
+    flow: Flow[..., Any], parameters: dict[str, Any], schedule: CronSchedule | IntervalSchedule
+) -> None:
     """Run the flow on `schedule`, and whenever asked on Prefect's pages, until interrupted."""
     url = PREFECT_API_URL.value() or DEFAULT_URL
     with Lifeline() as lifeline, server(url, lifeline), temporary_settings({PREFECT_API_URL: url}):
@@ -48,7 +53,9 @@ def serve(flow: Flow[..., Any], parameters: dict[str, Any], schedule: CronSchedu
             parameters=parameters,
             schedules=[schedule],
             # a run that comes while one is at work has nothing to add
-            concurrency_limit=ConcurrencyLimitConfig(limit=1, collision_strategy=ConcurrencyLimitStrategy.CANCEL_NEW),
+            concurrency_limit=ConcurrencyLimitConfig(
+                limit=1, collision_strategy=ConcurrencyLimitStrategy.CANCEL_NEW
+            ),
         )
         print(f"Prefect's pages: {url.removesuffix('/api')}\nCtrl-C ends everything.", flush=True)
         prefect.serve(deployment, print_starting_message=False)

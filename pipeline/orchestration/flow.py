@@ -1,7 +1,7 @@
 """The graph as a Prefect flow: one task for each DVC stage, named and wired as dvc.yaml has them.
 
-DVC decides what runs, so Prefect's result cache is off. A task ends Completed (it ran), Restored (from the run
-cache), Skipped (unchanged) or Failed, with the reason as its message.
+DVC decides what runs, so Prefect's result cache is off. A task ends Completed (it ran), Restored
+(from the run cache), Skipped (unchanged) or Failed, with the reason as its message.
 """
 
 from pathlib import Path
@@ -19,7 +19,14 @@ from pydantic import Field
 
 from pipeline.errors import FetchError, PipelineError
 from pipeline.orchestration.artifacts import publish_plan, publish_results
-from pipeline.orchestration.lifecycle import SkippedRunError, WhenBusy, Workspace, locked, patiently, run_to_state
+from pipeline.orchestration.lifecycle import (
+    SkippedRunError,
+    WhenBusy,
+    Workspace,
+    locked,
+    patiently,
+    run_to_state,
+)
 from pipeline.repository.dvc_files import read_declaration, read_settings
 from pipeline.repository.dvc_worker import KILLED, Chain, Outcome, StageError, dvc_in
 from pipeline.repository.graph import Graph, chain_up, look, upstream
@@ -66,15 +73,23 @@ def bring_up_to_date(workspace: Workspace, stages: list[str] | None, force: bool
     publish_plan(steps)
     states = carry_out(workspace, graph, steps, force)
     if did_anything(states) and (workspace.root / REPORT).is_file():
-        address = (workspace.root / REPORT).as_uri()  # shown, because no browser goes from a server's page to a file
+        address = (
+            workspace.root / REPORT
+        ).as_uri()  # shown, because no browser goes from a server's page to a file
         create_link_artifact(address, link_text=address, key="report", description="The report")
     return conclude(states)
 
 
-def carry_out(workspace: Workspace, graph: Graph, steps: list[Step], force: bool) -> dict[str, State[Any]]:
+def carry_out(
+    workspace: Workspace, graph: Graph, steps: list[Step], force: bool
+) -> dict[str, State[Any]]:
     """Run the stages as tasks; return the state in which each ended."""
     futures = submit(workspace, graph, steps, force)
-    measuring = [future for stage, future in futures.items() if "metrics" in read_declaration(workspace.root, stage)]
+    measuring = [
+        future
+        for stage, future in futures.items()
+        if "metrics" in read_declaration(workspace.root, stage)
+    ]
     wait(measuring or list(futures.values()))
     if any(step.action is not Action.SKIP for step in steps) and not workspace.lifeline.is_cut:
         publish_results(workspace.root)  # while the stages after them are at work
@@ -86,7 +101,9 @@ def did_anything(states: dict[str, State[Any]]) -> bool:
     return any(state.name in (Outcome.RAN, Outcome.RESTORED) for state in states.values())
 
 
-def submit(workspace: Workspace, graph: Graph, steps: list[Step], force: bool) -> dict[str, PrefectFuture[Any]]:
+def submit(
+    workspace: Workspace, graph: Graph, steps: list[Step], force: bool
+) -> dict[str, PrefectFuture[Any]]:
     chains: dict[str, Chain] = {}
     for row in chain_up(graph, [step.stage for step in steps if step.action is not Action.SKIP]):
         chains |= dict.fromkeys(row, Chain(workspace.root, row, workspace.lifeline, force=force))
@@ -110,15 +127,24 @@ def submit(workspace: Workspace, graph: Graph, steps: list[Step], force: bool) -
 
 
 def is_worth_retrying(task: Task[..., Any], run: TaskRun, state: State[Any]) -> bool:
-    """Again when no source answered; once more when a signal, such as the kernel's for want of memory, ended it."""
+    """Again when no source answered; once more when a signal, such as the kernel's for want of
+    memory, ended it.
+    """
     error = state.data
     if not isinstance(error, StageError):
         return False
     return error.code == FetchError.exit_code or (error.code > KILLED and run.run_count == 1)
 
 
-@task(cache_policy=NO_CACHE, persist_result=False, retry_condition_fn=is_worth_retrying, retry_jitter_factor=0.5)
-def run_stage(workspace: Workspace, chain: Chain | None, step: Step, timeout: float | None) -> State[Any]:
+@task(
+    cache_policy=NO_CACHE,
+    persist_result=False,
+    retry_condition_fn=is_worth_retrying,
+    retry_jitter_factor=0.5,
+)
+def run_stage(
+    workspace: Workspace, chain: Chain | None, step: Step, timeout: float | None
+) -> State[Any]:
     reason = "; ".join(step.reasons)
     if chain is None:
         return Completed(name=Outcome.SKIPPED, message=reason)
@@ -136,7 +162,9 @@ def end(error: PipelineError) -> State[Any]:
 
 
 def conclude(states: dict[str, State[Any]]) -> State[Any]:
-    """The run's state: the worst of its tasks', in words; Unchanged where nothing had to be done."""
+    """The run's state: the worst of its tasks', in words; Unchanged where nothing had to be
+    done.
+    """
     for state in states.values():
         if isinstance(state.data, SkippedRunError):
             return Completed(name="Skipped", message=state.message)
@@ -149,4 +177,6 @@ def conclude(states: dict[str, State[Any]]) -> State[Any]:
         done.setdefault(str(state.name), []).append(stage)
     if done.keys() == {Outcome.SKIPPED}:
         return Completed(name="Unchanged", message=f"nothing to do for {', '.join(states)}")
-    return Completed(message="; ".join(f"{name.lower()}: {', '.join(stages)}" for name, stages in done.items()))
+    return Completed(
+        message="; ".join(f"{name.lower()}: {', '.join(stages)}" for name, stages in done.items())
+    )

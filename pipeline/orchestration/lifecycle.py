@@ -27,7 +27,9 @@ from pipeline.repository.dvc_worker import BusyError
 from pipeline.repository.processes import Lifeline, StoppedError
 
 POLL = 2.0  # seconds between looks at a lock
-CANCEL_POLL = 5.0  # and at whether the run was cancelled: each costs the server some of the time that a stage could use
+# and at whether the run was cancelled: each costs the server some of the time that a stage could
+# use
+CANCEL_POLL = 5.0
 Done = TypeVar("Done")
 WhenBusy = Literal["wait", "skip"]
 
@@ -47,7 +49,9 @@ class Workspace:
 
 
 def patiently(workspace: Workspace, work: Callable[[], Done]) -> Done:
-    """Do `work` once nobody else is at it; raise where this run is not to wait, or has waited long enough."""
+    """Do `work` once nobody else is at it; raise where this run is not to wait, or has waited long
+    enough.
+    """
     deadline, announced = time.monotonic() + workspace.wait_seconds, ""
     while True:
         try:
@@ -59,15 +63,21 @@ def patiently(workspace: Workspace, work: Callable[[], Done]) -> Done:
         if workspace.when_busy == "skip":
             raise SkippedRunError(f"{holder} is at work in {workspace.root}")
         if time.monotonic() > deadline:
-            raise PipelineError(f"gave up after {workspace.wait_seconds:g} seconds: {holder} is still at work")
+            raise PipelineError(
+                f"gave up after {workspace.wait_seconds:g} seconds: {holder} is still at work"
+            )
         if holder != announced:
             get_run_logger().info("waiting for %s", holder)
             announced = holder
         time.sleep(POLL)
 
 
-def run_to_state(work: Callable[[Lifeline], State[Any]], above: Lifeline | None = None) -> State[Any]:
-    """Do the work of a flow run, whose processes end with it, or with `above`; put into a state what went wrong."""
+def run_to_state(
+    work: Callable[[Lifeline], State[Any]], above: Lifeline | None = None
+) -> State[Any]:
+    """Do the work of a flow run, whose processes end with it, or with `above`; put into a state
+    what went wrong.
+    """
     with Lifeline(above) as lifeline, get_client(sync_client=True) as client:
         merge_missed_runs(client)
         cut_when_cancelled(lifeline)
@@ -84,7 +94,9 @@ def run_to_state(work: Callable[[Lifeline], State[Any]], above: Lifeline | None 
 
 @contextmanager
 def locked(workspace: Workspace) -> Iterator[None]:
-    """Hold the workspace, once whoever holds it is done; the kernel frees it when its holder dies."""
+    """Hold the workspace, once whoever holds it is done; the kernel frees it when its
+    holder dies.
+    """
     folder = workspace.root / ".dvc" / "tmp"
     folder.mkdir(parents=True, exist_ok=True)
     lock, note = FileLock(folder / "flow.lock"), folder / "flow.holder"
@@ -93,17 +105,23 @@ def locked(workspace: Workspace) -> Iterator[None]:
         try:
             return lock.acquire(blocking=False)
         except Timeout as error:
-            raise BusyError(note.read_text(encoding="utf-8") if note.exists() else "another run") from error
+            raise BusyError(
+                note.read_text(encoding="utf-8") if note.exists() else "another run"
+            ) from error
 
     with patiently(workspace, acquire):
         with atomic_write(note) as temporary:
             started = datetime.now().astimezone().isoformat(timespec="seconds")
-            temporary.write_text(f"flow run {runtime.flow_run.name} (process {os.getpid()}, since {started})")
+            temporary.write_text(
+                f"flow run {runtime.flow_run.name} (process {os.getpid()}, since {started})"
+            )
         yield
 
 
 def cut_when_cancelled(lifeline: Lifeline) -> None:
-    """Ask Prefect now and then whether the run was cancelled: only its runner would end this process."""
+    """Ask Prefect now and then whether the run was cancelled: only its runner would end this
+    process.
+    """
     run_id = runtime.flow_run.id
 
     def watch() -> None:
@@ -121,7 +139,9 @@ def cut_when_cancelled(lifeline: Lifeline) -> None:
 def merge_missed_runs(client: SyncPrefectClient) -> None:
     """Cancel this deployment's scheduled runs that are due by now: this run does their work."""
     run = FlowRunContext.get()
-    if run and run.flow_run and (deployment := run.flow_run.deployment_id):  # runtime.deployment.id asks the server
+    if (
+        run and run.flow_run and (deployment := run.flow_run.deployment_id)
+    ):  # runtime.deployment.id asks the server
         due = FlowRunFilter.model_validate(
             {
                 "deployment_id": {"any_": [str(deployment)]},
@@ -129,6 +149,10 @@ def merge_missed_runs(client: SyncPrefectClient) -> None:
                 "expected_start_time": {"before_": datetime.now(UTC)},
             }
         )
-        for missed in client.read_flow_runs(flow_run_filter=due, sort=FlowRunSort.EXPECTED_START_TIME_ASC, limit=200):
+        for missed in client.read_flow_runs(
+            flow_run_filter=due, sort=FlowRunSort.EXPECTED_START_TIME_ASC, limit=200
+        ):
             if missed.auto_scheduled:
-                client.set_flow_run_state(missed.id, Cancelled(message=f"missed; done by {runtime.flow_run.name}"))
+                client.set_flow_run_state(
+                    missed.id, Cancelled(message=f"missed; done by {runtime.flow_run.name}")
+                )

@@ -23,16 +23,23 @@ LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 @contextmanager
 def server(url: str, lifeline: Lifeline) -> Iterator[None]:
-    """Have a Prefect server at `url`: the one that answers, or else, on loopback, one that ends with this process."""
+    """Have a Prefect server at `url`: the one that answers, or else, on loopback, one that ends
+    with this process.
+    """
     if answers(url):
         yield
         return
     address = urlsplit(url)
     if address.hostname not in LOOPBACK:
-        raise PipelineError(f"no Prefect server answers at {url}; start it, or unset PREFECT_API_URL to have one here")
+        raise PipelineError(
+            f"no Prefect server answers at {url}; start it, or unset PREFECT_API_URL to have one"
+            " here"
+        )
     print(f"starting Prefect's server at {url}", flush=True)
     where = ["--host", str(address.hostname), "--port", str(address.port or 4200)]
-    variables = environment() | {"PREFECT_SERVER_UI_API_URL": url}  # or its pages would ask another port
+    variables = environment() | {
+        "PREFECT_SERVER_UI_API_URL": url
+    }  # or its pages would ask another port
     command = Command(["prefect", "server", "start", *where], lifeline, Path.cwd(), variables)
     tail: deque[str] = deque(maxlen=5)
     reader = Thread(target=lambda: tail.extend(command.lines()), daemon=True)
@@ -51,7 +58,9 @@ def server(url: str, lifeline: Lifeline) -> Iterator[None]:
 
 @contextmanager
 def any_server() -> Iterator[None]:
-    """Have the Prefect server of PREFECT_API_URL, or one for a single run; Prefect's own would outlive a killed one."""
+    """Have the Prefect server of PREFECT_API_URL, or one for a single run; Prefect's own would
+    outlive a killed one.
+    """
     if PREFECT_API_URL.value():
         yield
         return

@@ -1,4 +1,5 @@
-"""What a commit gives with some parameters changed: its graph run as tasks, in a worktree that is gone afterwards.
+"""What a commit gives with some parameters changed: its graph run as tasks, in a worktree that is
+gone afterwards.
 
 What is left of it is the Candidate, its data in DVC's cache and its stages in the run cache.
 """
@@ -40,7 +41,9 @@ class Candidate:
     states: dict[str, State[Any]]  # of the stages' tasks
     state: State[Any]  # the worst of them; what follows is empty unless it is COMPLETED
     lock: bytes
-    files: dict[str, bytes]  # what differs from the commit and belongs into Git, dvc.lock and params.yaml among them
+    files: dict[
+        str, bytes
+    ]  # what differs from the commit and belongs into Git, dvc.lock and params.yaml among them
     metrics: dict[str, float]
     validation_accuracy: float | None  # of the epoch that was kept
     predictions: bytes
@@ -48,9 +51,14 @@ class Candidate:
 
 
 def run_isolated(
-    root: Path, commit: str, changes: Mapping[str, Any], lifeline: Lifeline, stages: list[str] | None = None
+    root: Path,
+    commit: str,
+    changes: Mapping[str, Any],
+    lifeline: Lifeline,
+    stages: list[str] | None = None,
 ) -> Candidate:
-    """Bring `stages` of `commit` with what they need (all where none is named) up to date, with `changes` to params.
+    """Bring `stages` of `commit` with what they need (all where none is named) up to date, with
+    `changes` to params.
 
     To be called in a flow run.
     Raises ParamsError before anything runs where a parameter is not what its stage allows.
@@ -89,7 +97,9 @@ def collect(
     excluded = ("--exclude-standard", "--exclude=.dvc/")
     added = git(tree, "ls-files", "-z", "--others", *excluded).split("\0")
     kept = [
-        tree / name for name in changed + added if name and (tree / name).is_file() and not (tree / name).is_symlink()
+        tree / name
+        for name in changed + added
+        if name and (tree / name).is_file() and not (tree / name).is_symlink()
     ]
     return Candidate(
         commit,
@@ -100,7 +110,9 @@ def collect(
         lock=read(tree / LOCK),
         files={str(path.relative_to(tree)): path.read_bytes() for path in kept},
         metrics=read_metrics(read(tree / METRICS)),
-        validation_accuracy=read_validation_accuracy(read(tree / HISTORY), read_yaml(tree / PARAMS_FILE)),
+        validation_accuracy=read_validation_accuracy(
+            read(tree / HISTORY), read_yaml(tree / PARAMS_FILE)
+        ),
         predictions=read(tree / PREDICTIONS),
         gate=gate,
     )
@@ -108,7 +120,9 @@ def collect(
 
 def read_validation_accuracy(history: bytes, params: Mapping[str, Any]) -> float | None:
     """Of the epoch whose weights train keeps, the best or the last."""
-    rows = [float(row["validation_accuracy"]) for row in csv.DictReader(io.StringIO(history.decode()))]
+    rows = [
+        float(row["validation_accuracy"]) for row in csv.DictReader(io.StringIO(history.decode()))
+    ]
     if not rows:
         return None
     return max(rows) if params.get("train", {}).get("keep") == "best" else rows[-1]

@@ -1,9 +1,10 @@
 """The champion is the model at the tip of a branch. It is replaced whole or not at all.
 
-Its new commit is made without a checkout. The data goes to DVC's remote first. The branch and the tags of its version
-then move together, if they still are where they were; those of a Git remote before those here, so that a refusal
-leaves nothing to undo. Whatever a kill leaves between two steps the next run completes (`settle`): a remote that is
-ahead, a branch whose tags are missing, a ref that a dead Git has locked.
+Its new commit is made without a checkout. The data goes to DVC's remote first. The branch and the
+tags of its version then move together, if they still are where they were; those of a Git remote
+before those here, so that a refusal leaves nothing to undo. Whatever a kill leaves between two
+steps the next run completes (`settle`): a remote that is ahead, a branch whose tags are missing, a
+ref that a dead Git has locked.
 """
 
 import json
@@ -16,10 +17,26 @@ from filelock import FileLock, Timeout
 from pipeline.errors import PipelineError
 from pipeline.files import atomic_write
 from pipeline.release.gate import Result
-from pipeline.release.versions import METRICS, TRAILER, missing_tags, next_version, read_metrics, tags, version_of
+from pipeline.release.versions import (
+    METRICS,
+    TRAILER,
+    missing_tags,
+    next_version,
+    read_metrics,
+    tags,
+    version_of,
+)
 from pipeline.repository.dvc_files import has_remote, share_cache
 from pipeline.repository.dvc_worker import DVC
-from pipeline.repository.git import GitError, common_folder, git, is_ancestor, look_up, make_commit, read_file
+from pipeline.repository.git import (
+    GitError,
+    common_folder,
+    git,
+    is_ancestor,
+    look_up,
+    make_commit,
+    read_file,
+)
 from pipeline.repository.processes import Command, StoppedError, environment
 from pipeline.repository.refs import JOURNAL, Target, complain, free_refs, move, push, talk
 from pipeline.repository.worktree import worktree
@@ -33,21 +50,26 @@ def check_target(target: Target) -> None:
     try:
         git(target.root, "check-ref-format", "--branch", target.branch)
     except GitError as error:
-        raise PipelineError(f"{target.branch} is no name for a branch; publish to another, such as {BRANCH}") from error
+        raise PipelineError(
+            f"{target.branch} is no name for a branch; publish to another, such as {BRANCH}"
+        ) from error
     folder = ""
     for line in git(target.root, "worktree", "list", "--porcelain").splitlines():
         kind, _, value = line.partition(" ")
         folder = value if kind == "worktree" else folder
         if (kind, value) == ("branch", target.ref):
             raise PipelineError(
-                f"{target.branch} is checked out in {folder}, where publishing would change it under somebody's hands;"
+                f"{target.branch} is checked out in {folder}, where publishing would change it"
+                " under somebody's hands;"
                 f" publish to another branch, such as {BRANCH}, or check out another there"
             )
 
 
 @contextmanager
 def exclusive(target: Target, say: Callable[[str], object] = print) -> Iterator[None]:
-    """Be the only run that publishes in this repository; the kernel frees the lock with the process."""
+    """Be the only run that publishes in this repository; the kernel frees the lock with the
+    process.
+    """
     lock = FileLock(common_folder(target.root) / "publish.lock")
     announced = False
     while not lock.is_locked:
@@ -67,7 +89,9 @@ def exclusive(target: Target, say: Callable[[str], object] = print) -> Iterator[
 
 
 def settle(target: Target) -> str | None:
-    """Complete what a killed run began, here and on the remote; return the branch's tip, of which all then is there."""
+    """Complete what a killed run began, here and on the remote; return the branch's tip, of which
+    all then is there.
+    """
     theirs = fetch(target) if target.remote else {}
     tip = unite(target, theirs.get(target.ref))
     if not tip:
@@ -76,7 +100,11 @@ def settle(target: Target) -> str | None:
     move(target, missing)
     if target.remote:
         ours = {target.ref: tip} | list_tags(target)
-        push(target, {ref: new for ref, new in ours.items() if theirs.get(ref) != new}, theirs.get(target.ref))
+        push(
+            target,
+            {ref: new for ref, new in ours.items() if theirs.get(ref) != new},
+            theirs.get(target.ref),
+        )
     return tip
 
 
@@ -85,11 +113,24 @@ def fetch(target: Target) -> dict[str, str]:
     assert target.remote
     patterns = [f"refs/tags/{target.artifact}{mark}*" for mark in "@#"]
     lines = talk(target, "ls-remote", "--refs", target.remote, target.ref, *patterns)
-    found = [re.fullmatch(r"([0-9a-f]{40,64})\t(.+)", line) for line in lines]  # among a server's own words
+    found = [
+        re.fullmatch(r"([0-9a-f]{40,64})\t(.+)", line) for line in lines
+    ]  # among a server's own words
     theirs = {match[2]: match[1] for match in found if match}
     if theirs:
-        wanted = [target.ref] * (target.ref in theirs) + [f"{pattern}:{pattern}" for pattern in patterns]
-        talk(target, "fetch", "--quiet", "--no-tags", "--no-write-fetch-head", "--refmap=", target.remote, *wanted)
+        wanted = [target.ref] * (target.ref in theirs) + [
+            f"{pattern}:{pattern}" for pattern in patterns
+        ]
+        talk(
+            target,
+            "fetch",
+            "--quiet",
+            "--no-tags",
+            "--no-write-fetch-head",
+            "--refmap=",
+            target.remote,
+            *wanted,
+        )
     return theirs
 
 
@@ -109,7 +150,9 @@ def unite(target: Target, theirs: str | None) -> str | None:
 
 def list_tags(target: Target) -> dict[str, str]:
     patterns = [f"refs/tags/{target.artifact}{mark}*" for mark in "@#"]
-    lines = git(target.root, "for-each-ref", "--format=%(refname) %(objectname)", *patterns).splitlines()
+    lines = git(
+        target.root, "for-each-ref", "--format=%(refname) %(objectname)", *patterns
+    ).splitlines()
     return {ref: tag for ref, _, tag in (line.partition(" ") for line in lines)}
 
 
@@ -128,10 +171,21 @@ def read_predictions(target: Target, tip: str) -> bytes:
         return (tree / PREDICTIONS).read_bytes() if (tree / PREDICTIONS).is_file() else b""
 
 
-def publish(target: Target, source: str, files: Mapping[str, bytes], tip: str | None, subject: str, body: str) -> str:
-    """Make `source` with `files` the champion after `tip`; return its version. Raises RaceLostError."""
+def publish(
+    target: Target,
+    source: str,
+    files: Mapping[str, bytes],
+    tip: str | None,
+    subject: str,
+    body: str,
+) -> str:
+    """Make `source` with `files` the champion after `tip`; return its version.
+
+    Raises RaceLostError.
+    """
     version = next_version(target.root, target.artifact)
-    # the champions' history is a line; it goes on from the source where that holds the champion already
+    # the champions' history is a line; it goes on from the source where that holds the champion
+    # already
     parent = tip if tip and not is_ancestor(target.root, tip, source) else source
     message = f"{subject.format(version=version)}\n\n{body}\n{TRAILER}: {version}\n"
     commit = make_commit(target.root, source, files, parent, message)
@@ -141,14 +195,18 @@ def publish(target: Target, source: str, files: Mapping[str, bytes], tip: str | 
 
 
 def promote(target: Target, name: str) -> str:
-    """Make an earlier version the champion again; raise PipelineError where there is no such version."""
+    """Make an earlier version the champion again; raise PipelineError where there is no such
+    version.
+    """
     version = name if "@" in name else f"{target.artifact}@{name}"
     with exclusive(target):
         tip = settle(target)
         known = tags(target.root, f"{target.artifact}@*")
         if version not in known or not tip:
             names = ", ".join(known).replace(f"{target.artifact}@", "") or "none yet"
-            raise PipelineError(f"there is no version {name} of {target.artifact}; there are: {names}")
+            raise PipelineError(
+                f"there is no version {name} of {target.artifact}; there are: {names}"
+            )
         if version_of(target.root, tip) == version:
             return f"{version} is the champion already"
         message = f"Promote {version}\n\n{TRAILER}: {version}\n"
@@ -168,7 +226,9 @@ def push_data(target: Target, commit: str) -> None:
 
 
 def put(target: Target, commit: str, tip: str | None) -> None:
-    """Move the branch from `tip` to `commit`, with the tags that tell of it, on the remote and here."""
+    """Move the branch from `tip` to `commit`, with the tags that tell of it, on the remote and
+    here.
+    """
     updates = {target.ref: commit} | missing_tags(target.root, target.artifact, commit)
     journal = common_folder(target.root) / JOURNAL
     with atomic_write(journal) as temporary:

@@ -1,7 +1,8 @@
-"""The gate: is a candidate good enough to take the champion's place? Its rules are the section `gate` of params.yaml.
+"""The gate: is a candidate good enough to take the champion's place? Its rules are the section
+`gate` of params.yaml.
 
-A metric may not be below the minimum, nor too far below the champion's, nor may the loss be more than noise: McNemar's
-exact test on the images that one of the two reads right and the other wrong.
+A metric may not be below the minimum, nor too far below the champion's, nor may the loss be more
+than noise: McNemar's exact test on the images that one of the two reads right and the other wrong.
 """
 
 import csv
@@ -20,7 +21,9 @@ class GateParams(Params):
     metric: Literal["accuracy", "f1", "precision", "recall"]  # more is better
     minimum: float = Field(ge=0, le=1)
     largest_drop: float = Field(ge=-1, le=1)  # below the champion's; a negative one asks for a gain
-    significance: float = Field(gt=0, lt=1)  # a loss less probable than this, were both equally good, is no noise
+    significance: float = Field(
+        gt=0, lt=1
+    )  # a loss less probable than this, were both equally good, is no noise
 
 
 @dataclass(frozen=True)
@@ -33,7 +36,9 @@ class Result:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Test images that only one of two models reads right, and the probability of so uneven a split by chance."""
+    """Test images that only one of two models reads right, and the probability of so uneven a split
+    by chance.
+    """
 
     gained: int
     lost: int
@@ -65,22 +70,33 @@ def judge(gate: GateParams, candidate: Result, champion: Result | None) -> Verdi
     """Raise DataError where the candidate has no such metric."""
     if gate.metric not in candidate.metrics:
         raise DataError(
-            f"the candidate's metrics have no {gate.metric}; let params.yaml: gate.metric name one they have"
+            f"the candidate's metrics have no {gate.metric}; let params.yaml: gate.metric name"
+            " one they have"
         )
-    new, old = candidate.metrics[gate.metric], champion.metrics.get(gate.metric) if champion else None
+    new, old = (
+        candidate.metrics[gate.metric],
+        champion.metrics.get(gate.metric) if champion else None,
+    )
     comparison = compare(candidate.predictions, champion.predictions) if champion else None
     fault = find_fault(gate, new, old, comparison)
-    return Verdict(not fault, fault or praise(gate, new, old, comparison), gate, new, old, comparison)
+    return Verdict(
+        not fault, fault or praise(gate, new, old, comparison), gate, new, old, comparison
+    )
 
 
-def find_fault(gate: GateParams, new: float, old: float | None, comparison: Comparison | None) -> str | None:
+def find_fault(
+    gate: GateParams, new: float, old: float | None, comparison: Comparison | None
+) -> str | None:
     if new < gate.minimum:
         return f"{gate.metric} {new:.2%} is below the minimum of {gate.minimum:.2%}"
     if old is None:
         return None
-    if round(old - new, 9) > gate.largest_drop:  # without binary dust: a drop of just as much is allowed
+    if (
+        round(old - new, 9) > gate.largest_drop
+    ):  # without binary dust: a drop of just as much is allowed
         return (
-            f"{gate.metric} {new:.2%} against the champion's {old:.2%}: the drop of {old - new:.2%} is more than the"
+            f"{gate.metric} {new:.2%} against the champion's {old:.2%}: the drop of"
+            f" {old - new:.2%} is more than the"
             f" {gate.largest_drop:.2%} allowed"
         )
     if comparison and comparison.lost > comparison.gained and comparison.p < gate.significance:
@@ -95,11 +111,13 @@ def praise(gate: GateParams, new: float, old: float | None, comparison: Comparis
     if comparison is None:
         return f"{standing}; no test, for want of the champion's predictions on the same images"
     is_noise = comparison.p >= gate.significance
-    return f"{standing}, {'no difference beyond noise' if is_noise else 'more than noise'}: {describe(comparison)}"
+    beyond = "no difference beyond noise" if is_noise else "more than noise"
+    return f"{standing}, {beyond}: {describe(comparison)}"
 
 
 def describe(comparison: Comparison) -> str:
-    return f"{comparison.gained} images gained and {comparison.lost} lost, McNemar's p = {comparison.p:.3g}"
+    counts = f"{comparison.gained} images gained and {comparison.lost} lost"
+    return f"{counts}, McNemar's p = {comparison.p:.3g}"
 
 
 def compare(candidate: bytes, champion: bytes) -> Comparison | None:
@@ -135,7 +153,10 @@ def to_markdown(verdict: Verdict, state: str) -> str:
         rows += [
             ("images that only the candidate reads right", str(comparison.gained)),
             ("images that only the champion reads right", str(comparison.lost)),
-            ("McNemar's exact test, two-sided", f"p = {comparison.p:.3g}, noise from {gate.significance:g}"),
+            (
+                "McNemar's exact test, two-sided",
+                f"p = {comparison.p:.3g}, noise from {gate.significance:g}",
+            ),
         ]
     table = "\n".join(f"| {name} | {value} |" for name, value in rows)
     return f"# {state}\n\n{verdict.reason}\n\n| | |\n|---|---|\n{table}\n"

@@ -26,18 +26,24 @@ def parse_changes(texts: Iterable[str]) -> dict[str, Any]:
     for text in texts:
         name, equals, value = text.partition("=")
         if not equals or not re.fullmatch(r"[^\s.]+(\.[^\s.]+)+", name):
-            raise ParamsError(f"--set {text}: must be SECTION.NAME=VALUE, such as train.learning_rate=0.002")
+            raise ParamsError(
+                f"--set {text}: must be SECTION.NAME=VALUE, such as train.learning_rate=0.002"
+            )
         if name in changes:
             raise ParamsError(f"--set {text}: {name} is set twice; set it once")
         try:
             changes[name] = YAML(typ="safe").load(value)
         except YAMLError as error:
-            raise ParamsError(f"--set {text}: {value} is not valid YAML: {' '.join(str(error).split())}") from error
+            raise ParamsError(
+                f"--set {text}: {value} is not valid YAML: {' '.join(str(error).split())}"
+            ) from error
     return changes
 
 
 def change_params(path: Path, changes: Mapping[str, Any]) -> None:
-    """Set values in params.yaml and leave all else of it as it is; raise ParamsError for what it has not."""
+    """Set values in params.yaml and leave all else of it as it is; raise ParamsError for what it
+    has not.
+    """
     if not changes:
         return
     yaml = YAML()
@@ -49,7 +55,8 @@ def change_params(path: Path, changes: Mapping[str, Any]) -> None:
         if name not in known:
             alike = [other for other in known if other.startswith(name.partition(".")[0] + ".")]
             raise ParamsError(
-                f"--set {name}={value}: {path.name} has no parameter {name}; it has {', '.join(alike or content)}"
+                f"--set {name}={value}: {path.name} has no parameter {name}; it has"
+                f" {', '.join(alike or content)}"
             )
         *sections, last = name.split(".")
         functools.reduce(dict.__getitem__, sections, content)[last] = value
@@ -59,7 +66,9 @@ def change_params(path: Path, changes: Mapping[str, Any]) -> None:
 
 def check_params(tree: Path, stages: Collection[str]) -> None:
     """Let the stages' own models judge params.yaml; what is up to date has run with it before."""
-    ours = sorted(stage for stage in stages if (tree / "pipeline" / "stages" / f"{stage}.py").is_file())
+    ours = sorted(
+        stage for stage in stages if (tree / "pipeline" / "stages" / f"{stage}.py").is_file()
+    )
     if not ours:
         return
     command = [
@@ -72,7 +81,9 @@ def check_params(tree: Path, stages: Collection[str]) -> None:
     result = subprocess.run(command, cwd=tree, env=variables, capture_output=True, text=True)
     if result.returncode:
         last = result.stderr.strip().rpartition("\n")[2]
-        raise ParamsError(result.stderr.strip().removeprefix("error: ") if result.returncode == 2 else last)
+        raise ParamsError(
+            result.stderr.strip().removeprefix("error: ") if result.returncode == 2 else last
+        )
 
 
 def link_source(root: Path, tree: Path) -> None:

@@ -1,7 +1,7 @@
 """Check params.yaml against the models of the stages named, all faults at once, and run nothing.
 
-Run in the folder to check, with that folder on PYTHONPATH: the models are those of its own code, which may be another
-commit's than this file.
+Run in the folder to check, with that folder on PYTHONPATH: the models are those of its own code,
+which may be another commit's than this file.
 """
 
 import importlib
@@ -16,7 +16,11 @@ def main() -> None:
     for stage in sys.argv[1:]:
         module = importlib.import_module(f"pipeline.stages.{stage}")
         for model in vars(module).values():
-            if isinstance(model, type) and issubclass(model, Params) and model.__module__ == module.__name__:
+            if (
+                isinstance(model, type)
+                and issubclass(model, Params)
+                and model.__module__ == module.__name__
+            ):
                 try:
                     load_params(stage, model)
                 except ParamsError as error:

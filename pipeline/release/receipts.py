@@ -7,7 +7,9 @@ from typing import Any
 from pipeline.files import atomic_write
 from pipeline.repository.dvc_files import LOCK, read_yaml
 
-RECEIPTS = "receipts"  # written by the train stage: the environment that made a model, under its hash
+RECEIPTS = (
+    "receipts"  # written by the train stage: the environment that made a model, under its hash
+)
 Environment = dict[str, Any]
 
 
@@ -24,7 +26,9 @@ def read_receipts(folder: Path) -> dict[str, Environment]:
 
 
 def share_receipts(root: Path, tree: Path) -> None:
-    """Keep what tells of a model's making for when the model is only restored, and fetch it then."""
+    """Keep what tells of a model's making for when the model is only restored, and fetch it
+    then.
+    """
     kept = root / ".dvc" / "tmp" / RECEIPTS
     for receipt in (tree / RECEIPTS).glob("*.json"):
         with atomic_write(kept / receipt.name) as temporary:
@@ -32,7 +36,10 @@ def share_receipts(root: Path, tree: Path) -> None:
     for stage in read_yaml(tree / LOCK).get("stages", {}).values():
         for out in stage.get("outs", []):
             name = f"{out.get('md5')}.json"
-            found = next((folder / name for folder in (root / RECEIPTS, kept) if (folder / name).is_file()), None)
+            found = next(
+                (folder / name for folder in (root / RECEIPTS, kept) if (folder / name).is_file()),
+                None,
+            )
             if found and not (tree / RECEIPTS / name).exists():
                 (tree / RECEIPTS).mkdir(exist_ok=True)
                 (tree / RECEIPTS / name).write_bytes(found.read_bytes())

@@ -1,8 +1,9 @@
 """Retraining as a transaction: a better model is published, or nothing happened.
 
-A commit's graph is brought up to date in a worktree of its own, what it gives is judged against the champion, and
-takes its place whole. The run ends Published, Unchanged or Rejected. All three are Completed for Prefect: a gate that
-closes has done its work, and Failed is left for what calls for somebody.
+A commit's graph is brought up to date in a worktree of its own, what it gives is judged against the
+champion, and takes its place whole. The run ends Published, Unchanged or Rejected. All three are
+Completed for Prefect: a gate that closes has done its work, and Failed is left for what calls for
+somebody.
 """
 
 from contextlib import suppress
@@ -39,7 +40,8 @@ def retrain(
     remote: str | None = None,
     skip_ci: bool = True,
 ) -> State[Any]:
-    """Publish what a commit gives on a branch, if it is better than what is there; leave the current folder alone.
+    """Publish what a commit gives on a branch, if it is better than what is there; leave the
+    current folder alone.
 
     Args:
         rev: the commit whose code and parameters are taken
@@ -65,14 +67,18 @@ def retrain(
 
 
 def offer(target: Target, candidate: Candidate, skip_ci: bool = True) -> State[Any]:
-    """Judge a candidate and publish it; on the loss of a race judge it again, against the winner."""
+    """Judge a candidate and publish it; on the loss of a race judge it again, against the
+    winner.
+    """
     for _ in range(ATTEMPTS):
         try:
             with exclusive(target, get_run_logger().info):
                 return offer_once(target, candidate, skip_ci)
         except RaceLostError as error:
             get_run_logger().info("%s; judging again", error)
-    raise PipelineError(f"{target.branch} was moved by others {ATTEMPTS} times when this run was to; run it again")
+    raise PipelineError(
+        f"{target.branch} was moved by others {ATTEMPTS} times when this run was to; run it again"
+    )
 
 
 def offer_once(target: Target, candidate: Candidate, skip_ci: bool) -> State[Any]:
@@ -83,13 +89,18 @@ def offer_once(target: Target, candidate: Candidate, skip_ci: bool) -> State[Any
     verdict = judge(candidate.gate, ours, read_result(target, tip) if tip else None)
     if not verdict.passed:
         return close(target, "Rejected", verdict)
-    return close(target, "Published", verdict, publish_candidate(target, candidate, verdict, tip, skip_ci))
+    return close(
+        target, "Published", verdict, publish_candidate(target, candidate, verdict, tip, skip_ci)
+    )
 
 
-def publish_candidate(target: Target, candidate: Candidate, verdict: Verdict, tip: str | None, skip_ci: bool) -> str:
+def publish_candidate(
+    target: Target, candidate: Candidate, verdict: Verdict, tip: str | None, skip_ci: bool
+) -> str:
     """Return the version."""
     files = candidate.files | {VERDICT: to_markdown(verdict, "Published").encode()}
-    subject = f"Publish {{version}}: {verdict.gate.metric} {verdict.candidate:.2%}{' [skip ci]' * skip_ci}"
+    metric = f"{verdict.gate.metric} {verdict.candidate:.2%}"
+    subject = f"Publish {{version}}: {metric}{' [skip ci]' * skip_ci}"
     trailers = [
         *(f"Changed: {name} to {value!r}" for name, value in candidate.changes.items()),
         f"Retrained-from: {candidate.commit}",
@@ -100,9 +111,13 @@ def publish_candidate(target: Target, candidate: Candidate, verdict: Verdict, ti
 
 
 def close(target: Target, name: str, verdict: Verdict, version: str = "") -> State[Any]:
-    """Tell of the verdict: in the run's state, on its page, and in a file for whoever has no page."""
+    """Tell of the verdict: in the run's state, on its page, and in a file for whoever has
+    no page.
+    """
     text = to_markdown(verdict, f"{name} {version}".strip())
-    create_markdown_artifact(text, key="verdict", description="Whether the model was published, and why")
+    create_markdown_artifact(
+        text, key="verdict", description="Whether the model was published, and why"
+    )
     path = target.root / ".dvc" / "tmp" / "verdicts" / f"{runtime.flow_run.name}.md"
     with atomic_write(path) as temporary:
         temporary.write_text(text, encoding="utf-8")

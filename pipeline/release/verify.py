@@ -1,7 +1,9 @@
-"""Prove that a commit's outputs are what its code, data and parameters give: run it again and compare.
+"""Prove that a commit's outputs are what its code, data and parameters give: run it again and
+compare.
 
-The commit is checked out in a temporary worktree with an empty cache, every stage runs, and what dvc.lock says then
-is compared with what it said in the commit. The workspace, its index, branches and cache are only read.
+The commit is checked out in a temporary worktree with an empty cache, every stage runs, and what
+dvc.lock says then is compared with what it said in the commit. The workspace, its index, branches
+and cache are only read.
 """
 
 import hashlib
@@ -50,10 +52,14 @@ class Out:
 class Receipt:
     commit: str
     outs: list[Out]
-    damaged: list[str]  # files that are not what the commit's dvc.lock says, found without running anything
+    damaged: list[
+        str
+    ]  # files that are not what the commit's dvc.lock says, found without running anything
     maker: Environment | None  # of the run that made the commit's model
     here: Environment | None
-    convicts: bool  # the commit itself holds a receipt for what the run now gave, in this environment
+    convicts: (
+        bool  # the commit itself holds a receipt for what the run now gave, in this environment
+    )
 
     @property
     def first_different(self) -> str | None:
@@ -63,7 +69,11 @@ class Receipt:
     def changes(self) -> dict[str, tuple[Any, Any]]:
         """Where the maker's environment is not this one: its value and ours."""
         maker, here = self.maker or {}, self.here or {}
-        return {name: (maker.get(name), here.get(name)) for name in maker | here if maker.get(name) != here.get(name)}
+        return {
+            name: (maker.get(name), here.get(name))
+            for name in maker | here
+            if maker.get(name) != here.get(name)
+        }
 
     @property
     def verdict(self) -> str:
@@ -80,7 +90,9 @@ def verify(root: Path, rev: str) -> Receipt:
     with worktree(root, commit, "verify") as (tree, temporary):
         lock = read_yaml(tree / LOCK).get("stages", {})
         if not lock:
-            raise VerifyError(f"{rev} holds no dvc.lock to compare with; run dvc repro and commit it")
+            raise VerifyError(
+                f"{rev} holds no dvc.lock to compare with; run dvc repro and commit it"
+            )
         damaged = [*find_damage(tree, lock, git_only=True), *find_local_damage(root, tree, lock)]
         receipts = read_receipts(tree)
         local = read_receipts(root)
@@ -90,14 +102,20 @@ def verify(root: Path, rev: str) -> Receipt:
         found = {out.path: out.locked for out in outs_of(read_yaml(tree / LOCK).get("stages", {}))}
         outs = [Out(out.stage, out.path, out.locked, found.get(out.path)) for out in outs_of(lock)]
         made = read_receipts(tree)
-    maker = next((r for out in outs if (r := receipts.get(out.locked) or local.get(out.locked))), None)
+    maker = next(
+        (r for out in outs if (r := receipts.get(out.locked) or local.get(out.locked))), None
+    )
     here = next((made[out.found] for out in outs if out.found in made), None)
-    convicts = any(out.found in receipts and receipts[out.found] == here for out in outs if not out.is_same)
+    convicts = any(
+        out.found in receipts and receipts[out.found] == here for out in outs if not out.is_same
+    )
     return Receipt(commit, outs, damaged, maker, here, convicts)
 
 
 def clean_environment() -> dict[str, str]:
-    """Nothing that points git, DVC or Python elsewhere than at the worktree; a hook's GIT_DIR would."""
+    """Nothing that points git, DVC or Python elsewhere than at the worktree; a hook's GIT_DIR
+    would.
+    """
     strangers = ("GIT_", "DVC_", "PYTHONPATH", "PYTHONSAFEPATH")
     return {name: value for name, value in environment().items() if not name.startswith(strangers)}
 
@@ -106,7 +124,9 @@ def reproduce_all(tree: Path) -> None:
     """Run every stage, its output to stderr; raise VerifyError where one fails."""
     lines: list[str] = []
     with Lifeline() as lifeline:
-        command = Command([*DVC, "repro", "--force", "--no-run-cache"], lifeline, tree, clean_environment())
+        command = Command(
+            [*DVC, "repro", "--force", "--no-run-cache"], lifeline, tree, clean_environment()
+        )
         try:
             for line in command.lines():
                 print(line, file=sys.stderr, flush=True)
@@ -118,12 +138,20 @@ def reproduce_all(tree: Path) -> None:
             code = command.wait()
     if code:
         stages = re.findall(r"^Running stage '(.+)':", "\n".join(lines), re.MULTILINE)
-        reason = next((line for line in lines if line.startswith("error: ")), lines[-1] if lines else "")
-        raise VerifyError(f"the stage {stages[-1] if stages else 'list'} did not run to its end: {reason}")
+        reason = next(
+            (line for line in lines if line.startswith("error: ")), lines[-1] if lines else ""
+        )
+        raise VerifyError(
+            f"the stage {stages[-1] if stages else 'list'} did not run to its end: {reason}"
+        )
 
 
 def outs_of(lock: dict[str, Any]) -> list[Out]:
-    return [Out(stage, out["path"], out["md5"], None) for stage, entry in lock.items() for out in entry.get("outs", [])]
+    return [
+        Out(stage, out["path"], out["md5"], None)
+        for stage, entry in lock.items()
+        for out in entry.get("outs", [])
+    ]
 
 
 def find_damage(folder: Path, lock: dict[str, Any], git_only: bool = False) -> Iterator[str]:
@@ -132,20 +160,26 @@ def find_damage(folder: Path, lock: dict[str, Any], git_only: bool = False) -> I
     for out in outs_of(lock):
         path = folder / out.path
         if path.exists() and (found := md5_of(path)) != out.locked:
-            yield f"{out.stage}: {out.path} {where} has md5 {found[:8]}, dvc.lock says {out.locked[:8]}"
+            hashes = f"has md5 {found[:8]}, dvc.lock says {out.locked[:8]}"
+            yield f"{out.stage}: {out.path} {where} {hashes}"
 
 
 def find_local_damage(root: Path, tree: Path, lock: dict[str, Any]) -> Iterator[str]:
-    """Name what is doctored in the user's workspace, where that is at this commit's dvc.lock, and in the cache."""
+    """Name what is doctored in the user's workspace, where that is at this commit's dvc.lock, and
+    in the cache.
+    """
     if (root / LOCK).is_file() and (root / LOCK).read_bytes() == (tree / LOCK).read_bytes():
         yield from find_damage(root, lock)
-    answer = subprocess.run([*DVC, "cache", "dir"], cwd=root, env=clean_environment(), capture_output=True, text=True)
+    answer = subprocess.run(
+        [*DVC, "cache", "dir"], cwd=root, env=clean_environment(), capture_output=True, text=True
+    )
     cache = Path(answer.stdout.strip()) / "files" / "md5"
     for out in outs_of(lock):
         for md5 in [out.locked, *listed(cache, out.locked)]:
             path = cache / md5[:2] / md5[2:]
             if path.is_file() and md5_of(path) != md5.removesuffix(".dir"):
-                yield f"{out.stage}: {out.path} in the cache is not what its name {md5[:8]} says ({path})"
+                name = f"its name {md5[:8]} says ({path})"
+                yield f"{out.stage}: {out.path} in the cache is not what {name}"
 
 
 def listed(cache: Path, md5: str) -> list[str]:
@@ -164,7 +198,9 @@ def md5_of(path: Path) -> str:
     if not path.is_dir():
         with path.open("rb") as file:
             return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
-    files = sorted((str(file.relative_to(path)), file) for file in path.rglob("*") if file.is_file())
+    files = sorted(
+        (str(file.relative_to(path)), file) for file in path.rglob("*") if file.is_file()
+    )
     entries = [{"md5": md5_of(file), "relpath": name} for name, file in files]
     return hashlib.md5(json.dumps(entries).encode(), usedforsecurity=False).hexdigest() + ".dir"
 
@@ -178,7 +214,8 @@ def describe(receipt: Receipt) -> str:
         wrong = [out for out in receipt.outs if out.stage == stage and not out.is_same]
         lines.append(f"{stage:{width}}  {'different' if wrong else 'same'}")
         lines += [
-            f"  {out.path}: dvc.lock says {out.locked[:8]}, this run gave {(out.found or 'nothing')[:8]}"
+            f"  {out.path}: dvc.lock says {out.locked[:8]}, this run gave"
+            f" {(out.found or 'nothing')[:8]}"
             for out in wrong
         ]
     lines += ["", *(f"doctored: {fault}" for fault in receipt.damaged)]
@@ -188,7 +225,8 @@ def describe(receipt: Receipt) -> str:
         lines.append("the model's maker: no receipt in the commit")
     else:
         lines += [
-            f"the model's maker: {name} {theirs}, here {ours}" for name, (theirs, ours) in receipt.changes.items()
+            f"the model's maker: {name} {theirs}, here {ours}"
+            for name, (theirs, ours) in receipt.changes.items()
         ]
     return "\n".join([*lines, "", conclude(receipt)])
 
@@ -198,17 +236,22 @@ def conclude(receipt: Receipt) -> str:
         return "same: every output is what this commit's code, data and parameters give"
     if receipt.damaged:
         return f"different: {receipt.damaged[0]}"
+    stage = receipt.first_different
     if receipt.verdict == "different":
-        return f"different: {receipt.first_different} is the first stage that gives something else than dvc.lock says"
+        return f"different: {stage} is the first stage that gives something else than dvc.lock says"
     if receipt.maker is None:
-        return f"cannot tell: {receipt.first_different} differs, and no receipt says on what machine the model was made"
-    return f"cannot tell: {receipt.first_different} differs, but so does this machine: {', '.join(receipt.changes)}"
+        reason = "and no receipt says on what machine the model was made"
+    else:
+        reason = f"but so does this machine: {', '.join(receipt.changes)}"
+    return f"cannot tell: {stage} differs, {reason}"
 
 
 def to_json(receipt: Receipt) -> str:
     stages: dict[str, str] = {}
     for out in receipt.outs:
-        stages[out.stage] = "different" if not out.is_same or stages.get(out.stage) == "different" else "same"
+        stages[out.stage] = (
+            "different" if not out.is_same or stages.get(out.stage) == "different" else "same"
+        )
     content = {
         "commit": receipt.commit,
         "verdict": receipt.verdict,

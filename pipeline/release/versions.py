@@ -1,7 +1,7 @@
 """Versions of the model, as GTO keeps them: annotated tags of Git.
 
-`mnist-cnn@v1.2.0` is a version; `mnist-cnn#prod#3`, the third assignment, says which version is in production. So
-`dvc artifacts get` finds them, and `gto show` lists them.
+`mnist-cnn@v1.2.0` is a version; `mnist-cnn#prod#3`, the third assignment, says which version is in
+production. So `dvc artifacts get` finds them, and `gto show` lists them.
 """
 
 import json
@@ -30,35 +30,50 @@ class Version:
 
 
 def read_artifact(root: Path, commit: str) -> str:
-    """The name of the one model that dvc.yaml declares; raise PipelineError where there is another number of them."""
-    declared = (YAML(typ="safe").load(read_file(root, commit, "dvc.yaml")) or {}).get("artifacts") or {}
+    """The name of the one model that dvc.yaml declares; raise PipelineError where there is another
+    number of them.
+    """
+    declared = (YAML(typ="safe").load(read_file(root, commit, "dvc.yaml")) or {}).get(
+        "artifacts"
+    ) or {}
     models = [name for name, artifact in declared.items() if artifact.get("type") == "model"]
     if len(models) != 1:
         found = ", ".join(models) or "none"
-        raise PipelineError(f"dvc.yaml: artifacts must hold one entry of type model, the one to publish; found {found}")
+        raise PipelineError(
+            "dvc.yaml: artifacts must hold one entry of type model, the one to publish; found"
+            f" {found}"
+        )
     return str(models[0])
 
 
 def tags(root: Path, pattern: str) -> dict[str, str]:
     """The annotated tags of that pattern, and the commit that each is of."""
-    lines = git(root, "for-each-ref", "--format=%(refname:strip=2) %(*objectname)", f"refs/tags/{pattern}").splitlines()
+    lines = git(
+        root, "for-each-ref", "--format=%(refname:strip=2) %(*objectname)", f"refs/tags/{pattern}"
+    ).splitlines()
     return {name: commit for name, _, commit in (line.partition(" ") for line in lines) if commit}
 
 
 def next_version(root: Path, artifact: str) -> str:
-    """The version after the latest, by its minor number: the network's input and output stay what they are."""
+    """The version after the latest, by its minor number: the network's input and output stay what
+    they are.
+    """
     found = [re.fullmatch(r".+@v(\d+)\.(\d+)\.\d+", name) for name in tags(root, f"{artifact}@*")]
     latest = max(((int(match[1]), int(match[2])) for match in found if match), default=None)
     return f"{artifact}@v{latest[0]}.{latest[1] + 1}.0" if latest else f"{artifact}@v1.0.0"
 
 
 def version_of(root: Path, commit: str) -> str:
-    """The version that the commit makes the champion, `mnist-cnn@v1.2.0`; empty where its message names none."""
+    """The version that the commit makes the champion, `mnist-cnn@v1.2.0`; empty where its message
+    names none.
+    """
     return git(root, "log", "-1", f"--format=%(trailers:key={TRAILER},valueonly)", commit).strip()
 
 
 def missing_tags(root: Path, artifact: str, tip: str) -> dict[str, str]:
-    """The tags that should tell of the champion at `tip` and are not there, as refs to tag objects made for them."""
+    """The tags that should tell of the champion at `tip` and are not there, as refs to tag objects
+    made for them.
+    """
     version = version_of(root, tip)
     if not version:
         return {}
@@ -67,8 +82,15 @@ def missing_tags(root: Path, artifact: str, tip: str) -> dict[str, str]:
     if not made:
         made = tip
         missing[f"refs/tags/{version}"] = make_tag(root, version, made, tip)
-    assigned = {int(name.rpartition("#")[2]): name for name in tags(root, f"{artifact}#*") if name[-1].isdigit()}
-    latest = max((n for n, name in assigned.items() if name.startswith(f"{artifact}#{PRODUCTION}#")), default=None)
+    assigned = {
+        int(name.rpartition("#")[2]): name
+        for name in tags(root, f"{artifact}#*")
+        if name[-1].isdigit()
+    }
+    latest = max(
+        (n for n, name in assigned.items() if name.startswith(f"{artifact}#{PRODUCTION}#")),
+        default=None,
+    )
     if latest is None or tags(root, assigned[latest])[assigned[latest]] != made:
         name = f"{artifact}#{PRODUCTION}#{max(assigned, default=0) + 1}"
         missing[f"refs/tags/{name}"] = make_tag(root, name, made, tip)
@@ -78,13 +100,18 @@ def missing_tags(root: Path, artifact: str, tip: str) -> dict[str, str]:
 def make_tag(root: Path, name: str, commit: str, tip: str) -> str:
     """A tag object, the same whoever makes it: its tagger is who made `tip`, and when."""
     header, _, message = git(root, "cat-file", "commit", tip).partition("\n\n")
-    tagger = next(line for line in header.splitlines() if line.startswith("committer ")).partition(" ")[2]
-    content = f"object {commit}\ntype commit\ntag {name}\ntagger {tagger}\n\n{message.partition(chr(10))[0]}\n"
+    tagger = next(line for line in header.splitlines() if line.startswith("committer ")).partition(
+        " "
+    )[2]
+    subject = message.partition("\n")[0]
+    content = f"object {commit}\ntype commit\ntag {name}\ntagger {tagger}\n\n{subject}\n"
     return git(root, "mktag", content=content.encode())
 
 
 def read_metrics(content: str | bytes) -> dict[str, float]:
-    """{'per_class': {'3': {'f1': 0.99}}} as JSON → {'per_class.3.f1': 0.99}; of nothing, nothing."""
+    """{'per_class': {'3': {'f1': 0.99}}} as JSON → {'per_class.3.f1': 0.99}; of nothing,
+    nothing.
+    """
     return flatten(json.loads(content)) if content else {}
 
 
@@ -98,7 +125,9 @@ def list_versions(root: Path, artifact: str) -> list[Version]:
         if not state:
             return []
         stages = {
-            stage: found[0].version for stage, found in state.get_vstages(sort=VersionSort.Timestamp).items() if found
+            stage: found[0].version
+            for stage, found in state.get_vstages(sort=VersionSort.Timestamp).items()
+            if found
         }
         return [
             Version(

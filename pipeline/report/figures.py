@@ -1,7 +1,8 @@
-"""Everything drawn: charts as SVG by matplotlib, images as PNG by Pillow. Equal inputs give equal bytes.
+"""Everything drawn: charts as SVG by matplotlib, images as PNG by Pillow. Equal inputs give equal
+bytes.
 
-Charts stand in the page itself and take its colours, light or dark: each colour here is a stand-in that becomes
-the page's CSS variable of that name.
+Charts stand in the page itself and take its colours, light or dark: each colour here is a stand-in
+that becomes the page's CSS variable of that name.
 """
 
 import base64
@@ -25,7 +26,13 @@ from PIL import Image
 from pipeline.mnist.idx import IMAGE_SIZE, Bytes
 from pipeline.mnist.layers import Floats
 
-COLOURS = {"ink": "#010203", "muted": "#040506", "line": "#070809", "first": "#0a0b0c", "second": "#0d0e0f"}
+COLOURS = {
+    "ink": "#010203",
+    "muted": "#040506",
+    "line": "#070809",
+    "first": "#0a0b0c",
+    "second": "#0d0e0f",
+}
 STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",  # text stays text
     "font.family": "sans-serif",
@@ -48,7 +55,10 @@ STYLE: dict[Any, Any] = {
     "lines.linewidth": 2,
     "lines.markersize": 5,
 }
-POSITIVE, NEGATIVE = (232, 89, 12), (28, 110, 214)  # of maps and filters; the paler, the nearer to zero
+POSITIVE, NEGATIVE = (
+    (232, 89, 12),
+    (28, 110, 214),
+)  # of maps and filters; the paler, the nearer to zero
 PALE = 0.7  # below 1, so that small values are seen too
 SHEET_COLUMNS = 10
 
@@ -61,8 +71,20 @@ def chart(width: float, height: float) -> tuple[Figure, Axes]:
 def draw_losses(history: pd.DataFrame) -> Markup:
     with rc_context(STYLE):
         figure, axes = chart(4.4, 3.1)
-        axes.plot(history["epoch"], history["train_loss"], marker="o", color=COLOURS["first"], label="train")
-        axes.plot(history["epoch"], history["validation_loss"], marker="s", color=COLOURS["second"], label="validation")
+        axes.plot(
+            history["epoch"],
+            history["train_loss"],
+            marker="o",
+            color=COLOURS["first"],
+            label="train",
+        )
+        axes.plot(
+            history["epoch"],
+            history["validation_loss"],
+            marker="s",
+            color=COLOURS["second"],
+            label="validation",
+        )
         axes.set(xlabel="epoch", ylabel="loss (logarithmic)", yscale="log")
         axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axes.yaxis.set_major_formatter(FuncFormatter(lambda loss, _: f"{loss:g}"))
@@ -88,7 +110,9 @@ def draw_interval(accuracy: float, low: float, high: float, others: dict[str, fl
         axes.plot([100 * low, 100 * high], [0, 0], linewidth=10, color=COLOURS["first"], alpha=0.35)
         axes.plot([100 * accuracy], [0], marker="o", markersize=11, color=COLOURS["first"])
         for name, value in others.items():
-            axes.plot([100 * value], [0], marker="D", markersize=8, color=COLOURS["second"], clip_on=False)
+            axes.plot(
+                [100 * value], [0], marker="D", markersize=8, color=COLOURS["second"], clip_on=False
+            )
             axes.annotate(name, (100 * value, 0), (0, 12), textcoords="offset points", ha="center")
         axes.set(xlabel="test accuracy, %", yticks=[], ylim=(-1, 1.6))
         axes.margins(x=0.12)
@@ -103,7 +127,14 @@ def draw_classes(per_class: dict[str, dict[str, float]]) -> Markup:
         for name, (marker, colour) in marks.items():
             values = [100 * figures[name] for figures in per_class.values()]
             size = 12 if marker == "|" else 7
-            axes.plot(values, range(len(values)), marker, color=COLOURS[colour], label=name.title(), markersize=size)
+            axes.plot(
+                values,
+                range(len(values)),
+                marker,
+                color=COLOURS[colour],
+                label=name.title(),
+                markersize=size,
+            )
         axes.set(xlabel="%", yticks=range(len(per_class)), ylim=(len(per_class) - 0.5, -0.5))
         axes.set_yticklabels([shorten(name) for name in per_class])
         axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=3)
@@ -111,7 +142,9 @@ def draw_classes(per_class: dict[str, dict[str, float]]) -> Markup:
 
 
 def draw_reliability(table: pd.DataFrame) -> Markup:
-    """Accuracy by confidence, above the number of images: on the diagonal, confidence is what it says."""
+    """Accuracy by confidence, above the number of images: on the diagonal, confidence is what it
+    says.
+    """
     middles, widths = 50 * (table["lower"] + table["upper"]), 92 * (table["upper"] - table["lower"])
     bars: dict[str, Any] = {"x": middles, "width": widths, "linewidth": 0}
     with rc_context(STYLE):
@@ -122,7 +155,9 @@ def draw_reliability(table: pd.DataFrame) -> Markup:
         top.plot(100 * table["confidence"], 100 * table["accuracy"], "o", color=COLOURS["first"])
         top.set(ylabel="accuracy, %", ylim=(0, 104))
         bottom.bar(height=table["images"], color=COLOURS["muted"], **bars)
-        bottom.set(xlabel="confidence, %", ylabel="images", yscale="log", xlim=(0, 101), ylim=(0.5, None))
+        bottom.set(
+            xlabel="confidence, %", ylabel="images", yscale="log", xlim=(0, 101), ylim=(0.5, None)
+        )
         bottom.yaxis.set_major_locator(LogLocator(numticks=4))
         bottom.yaxis.set_major_formatter(FuncFormatter(lambda images, _: f"{images:,.0f}"))
         bottom.yaxis.set_minor_formatter(NullFormatter())
@@ -147,11 +182,17 @@ def draw_digit(image: Bytes) -> str:
 
 
 def draw_maps(maps: Floats, columns: int) -> str:
-    """Maps [N, H, W] in rows of `columns`, or numbers [N] in a row, as a data URL: orange above zero, blue below."""
+    """Maps [N, H, W] in rows of `columns`, or numbers [N] in a row, as a data URL: orange above
+    zero, blue below.
+    """
     maps = maps.reshape(1, 1, -1) if maps.ndim == 1 else maps
-    levels = np.round(127 * maps / max(float(np.abs(maps).max()), 1e-12)).astype(int) + 128  # 1..255; 0: between maps
+    levels = (
+        np.round(127 * maps / max(float(np.abs(maps).max()), 1e-12)).astype(int) + 128
+    )  # 1..255; 0: between maps
     image = Image.fromarray(tile(levels.astype(np.uint8), columns), mode="P")
-    image.putpalette([channel for level in range(256) for channel in (POSITIVE if level > 128 else NEGATIVE)])
+    image.putpalette(
+        [channel for level in range(256) for channel in (POSITIVE if level > 128 else NEGATIVE)]
+    )
     alphas = [0, *(round(255 * (abs(level - 128) / 127) ** PALE) for level in range(1, 256))]
     return to_url(image, transparency=bytes(alphas))
 
@@ -162,7 +203,11 @@ def tile(images: NDArray[np.uint8], columns: int) -> NDArray[np.uint8]:
     rows = math.ceil(len(images) / columns)
     padded = np.pad(images, [(0, rows * columns - len(images)), (0, 1), (0, 1)])
     height, width = padded.shape[1:]
-    sheet = padded.reshape(rows, columns, height, width).swapaxes(1, 2).reshape(rows * height, columns * width)
+    sheet = (
+        padded.reshape(rows, columns, height, width)
+        .swapaxes(1, 2)
+        .reshape(rows * height, columns * width)
+    )
     return sheet[:-1, :-1]
 
 

@@ -28,18 +28,24 @@ def headline(correct: int, images: int, dataset: str) -> dict[str, Any]:
     interval = binomtest(correct, images).proportion_ci(method="wilson")
     low, high = float(interval.low), float(interval.high)
     notebook = NOTEBOOK_ACCURACY if dataset == "MNIST" else None
-    chart = figures.draw_interval(correct / images, low, high, {"the notebook": notebook} if notebook else {})
+    chart = figures.draw_interval(
+        correct / images, low, high, {"the notebook": notebook} if notebook else {}
+    )
     counts = {"errors": images - correct, "images": images}
     return {**counts, "low": low, "high": high, "notebook": notebook, "chart": chart}
 
 
 def draw_curves(history: pd.DataFrame) -> dict[str, Markup]:
     """By what they show in words."""
-    accuracy = figures.draw_by_epoch(history, "validation_accuracy", "validation accuracy, %", scale=100)
+    accuracy = figures.draw_by_epoch(
+        history, "validation_accuracy", "validation accuracy, %", scale=100
+    )
     return {
         "Train and validation loss by epoch": figures.draw_losses(history),
         "Validation accuracy by epoch": accuracy,
-        "Learning rate of each epoch's last step": figures.draw_by_epoch(history, "learning_rate", "learning rate"),
+        "Learning rate of each epoch's last step": figures.draw_by_epoch(
+            history, "learning_rate", "learning rate"
+        ),
     }
 
 

@@ -24,7 +24,9 @@ class Settings(BaseModel):
 
 def read_declaration(root: Path, stage: str) -> dict[str, Any]:
     """The stage as dvc.yaml has it."""
-    declared: dict[str, Any] = read_yaml(root / "dvc.yaml").get("stages", {}).get(stage.partition("@")[0], {})
+    declared: dict[str, Any] = (
+        read_yaml(root / "dvc.yaml").get("stages", {}).get(stage.partition("@")[0], {})
+    )
     each: dict[str, Any] = declared.get("do", declared)  # of a `foreach`
     return each
 
@@ -43,7 +45,11 @@ def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """{'train': {'seed': 1}} → {'train.seed': 1}."""
     flat: dict[str, Any] = {}
     for name, value in values.items():
-        flat |= flatten(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
+        flat |= (
+            flatten(value, f"{prefix}{name}.")
+            if isinstance(value, dict)
+            else {f"{prefix}{name}": value}
+        )
     return flat
 
 
@@ -64,16 +70,24 @@ def outs_of(lock: str | bytes) -> dict[str, str]:
 
 
 def share_cache(root: Path, tree: Path, beside: Path) -> None:
-    """Let DVC work in `tree` as in `root`, with its cache and remotes, and keep its notes in `beside`."""
+    """Let DVC work in `tree` as in `root`, with its cache and remotes, and keep its notes in
+    `beside`.
+    """
     from dvc.config import Config, merge  # only now: verify does without
 
     (tree / ".dvc" / "config.local").touch(mode=0o600)  # it may hold passwords
     with Config(str(tree / ".dvc")).edit("local") as local:
         merge(local, Config(str(root / ".dvc")).read())  # which has made relative paths absolute
         # staging, in an index that goes with the worktree, spares the log DVC's advice to stage
-        local["core"] |= {"autostage": True, "analytics": False, "site_cache_dir": str(beside / "site")}
+        local["core"] |= {
+            "autostage": True,
+            "analytics": False,
+            "site_cache_dir": str(beside / "site"),
+        }
         local["cache"].setdefault("dir", str(root / ".dvc" / "cache"))
-        local["cache"]["type"] = "reflink,hardlink,copy"  # DVC never writes into a link, it replaces it
+        local["cache"]["type"] = (
+            "reflink,hardlink,copy"  # DVC never writes into a link, it replaces it
+        )
 
 
 def has_remote(root: Path) -> bool:

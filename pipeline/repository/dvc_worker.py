@@ -1,7 +1,7 @@
 """DVC in a subprocess: questions, and stages brought up to date. All of its wording is read here.
 
-DVC is driven through its command line, with this interpreter's folder first on PATH. The wording that is relied on is
-held by tests against the pinned version.
+DVC is driven through its command line, with this interpreter's folder first on PATH. The wording
+that is relied on is held by tests against the pinned version.
 """
 
 import itertools
@@ -71,14 +71,18 @@ class BusyError(PipelineError):
 
 @dataclass(frozen=True)
 class Dvc:
-    """A DVC process that answers one question after the other, because its start takes longer than most answers."""
+    """A DVC process that answers one question after the other, because its start takes longer than
+    most answers.
+    """
 
     root: Path
     process: "subprocess.Popen[str]"
     errors: IO[bytes]
 
     def ask(self, *arguments: str) -> str:
-        """Return what `dvc ARGUMENTS` prints; raise PipelineError in its own words, or BusyError."""
+        """Return what `dvc ARGUMENTS` prints; raise PipelineError in its own words, or
+        BusyError.
+        """
         code, answer, errors = self.try_out(*arguments)
         if holder := find_holder(errors):
             raise BusyError(holder)
@@ -121,13 +125,17 @@ def dvc_in(root: Path) -> Iterator[Dvc]:
 
 
 def ask(root: Path, *arguments: str) -> str:
-    """Return what `dvc ARGUMENTS` prints in `root`; raise PipelineError in its own words, or BusyError."""
+    """Return what `dvc ARGUMENTS` prints in `root`; raise PipelineError in its own words, or
+    BusyError.
+    """
     with dvc_in(root) as dvc:
         return dvc.ask(*arguments)
 
 
 def ask_in_peace(root: Path, *questions: Sequence[str]) -> list[str]:
-    """Ask while a stage may be at work: what DVC said while it wrote dvc.lock anew is asked again."""
+    """Ask while a stage may be at work: what DVC said while it wrote dvc.lock anew is asked
+    again.
+    """
     with dvc_in(root) as dvc:
         while True:
             before = read(root / LOCK)
@@ -151,25 +159,35 @@ def parse_outcomes(output: str) -> Iterable[tuple[str, Outcome]]:
     for line in output.splitlines():
         if match := re.fullmatch(r"Running stage '(.+)':", line):
             yield match[1], Outcome.RAN
-        elif match := re.fullmatch(r"Stage '(.+)' is cached - skipping run, checking out outputs ?", line):
+        elif match := re.fullmatch(
+            r"Stage '(.+)' is cached - skipping run, checking out outputs ?", line
+        ):
             yield match[1], Outcome.RESTORED
         elif match := re.fullmatch(r"Stage '(.+)' didn't change, skipping", line):
             yield match[1], Outcome.SKIPPED
 
 
 class Chain:
-    """Stages in a row, which one DVC process brings up to date; after a failure, a new one goes on."""
+    """Stages in a row, which one DVC process brings up to date; after a failure, a new one
+    goes on.
+    """
 
-    def __init__(self, root: Path, stages: Sequence[str], lifeline: Lifeline, *, force: bool = False) -> None:
+    def __init__(
+        self, root: Path, stages: Sequence[str], lifeline: Lifeline, *, force: bool = False
+    ) -> None:
         self.root, self.stages, self.lifeline, self.force = root, stages, lifeline, force
         self._command: Command | None = None
         self._lines: Iterator[str] = iter(())  # those not read yet
 
-    def reproduce(self, stage: str, log: Callable[[str], None], timeout: float | None = None) -> Outcome:
-        """Bring the next stage up to date, those before it being so; hand every line it writes to `log` at once.
+    def reproduce(
+        self, stage: str, log: Callable[[str], None], timeout: float | None = None
+    ) -> Outcome:
+        """Bring the next stage up to date, those before it being so; hand every line it writes to
+        `log` at once.
 
-        Raises StageError, StageTimeoutError after `timeout` seconds, StoppedError once the lifeline is cut, BusyError
-        while somebody else works on the stage; after each of them no process of the chain is left.
+        Raises StageError, StageTimeoutError after `timeout` seconds, StoppedError once the lifeline
+        is cut, BusyError while somebody else works on the stage; after each of them no process of
+        the chain is left.
         """
         after = self.stages[self.stages.index(stage) + 1 :]
         if not self._command:
@@ -203,7 +221,9 @@ class Chain:
         if self.lifeline.is_cut:
             raise StoppedError(f"{stage} was stopped")
         if is_late:
-            raise StageTimeoutError(f"{stage} was ended after {timeout:g} seconds, the meta.timeout of dvc.yaml")
+            raise StageTimeoutError(
+                f"{stage} was ended after {timeout:g} seconds, the meta.timeout of dvc.yaml"
+            )
         raise name_failure(stage, code, tail)
 
 
@@ -214,7 +234,9 @@ def find_stage(line: str) -> str | None:
 
 
 def name_failure(stage: str, code: int, lines: Collection[str]) -> PipelineError:
-    """Tell from DVC's last words whether the stage failed, and how, or somebody else is at work on its files."""
+    """Tell from DVC's last words whether the stage failed, and how, or somebody else is at work on
+    its files.
+    """
     output = "\n".join(lines)
     if holder := find_holder(output):
         return BusyError(holder)

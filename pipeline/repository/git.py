@@ -11,7 +11,10 @@ from pipeline.repository.processes import environment
 OPTIONS = (
     *("-c", "core.hooksPath=/dev/null"),  # DVC's would check its files out
     *("-c", "gc.auto=0", "-c", "maintenance.auto=false"),  # which would go on when this has ended
-    *("-c", "core.filesRefLockTimeout=2000"),  # milliseconds; somebody else's Git is soon done with a ref
+    *(
+        "-c",
+        "core.filesRefLockTimeout=2000",
+    ),  # milliseconds; somebody else's Git is soon done with a ref
 )
 
 
@@ -19,7 +22,9 @@ class GitError(PipelineError):
     """Git refused, in its own words."""
 
 
-def git(root: Path, *arguments: str, content: bytes = b"", variables: Mapping[str, str] | None = None) -> str:
+def git(
+    root: Path, *arguments: str, content: bytes = b"", variables: Mapping[str, str] | None = None
+) -> str:
     """What `git ARGUMENTS` prints in `root`, given `content` on its standard input."""
     result = subprocess.run(
         ["git", *OPTIONS, *arguments],
@@ -37,7 +42,9 @@ def git(root: Path, *arguments: str, content: bytes = b"", variables: Mapping[st
 def resolve(root: Path, rev: str) -> str:
     """The full hash of the commit that `rev` names."""
     try:
-        return git(root, "rev-parse", "--verify", "--quiet", "--end-of-options", f"{rev}^{{commit}}")
+        return git(
+            root, "rev-parse", "--verify", "--quiet", "--end-of-options", f"{rev}^{{commit}}"
+        )
     except GitError as error:
         raise GitError(f"{rev} is no commit here; name one that git log shows") from error
 
@@ -48,7 +55,9 @@ def common_folder(root: Path) -> Path:
 
 
 def read_file(root: Path, commit: str, path: str) -> str:
-    """The file's text in the commit, empty where it has no such file; `path` is relative to `root`."""
+    """The file's text in the commit, empty where it has no such file; `path` is relative to
+    `root`.
+    """
     try:
         return git(root, "cat-file", "blob", f"{commit}:./{path}")
     except GitError:
@@ -63,17 +72,30 @@ def is_ancestor(root: Path, one: str, other: str) -> bool:
     return git(root, "rev-list", "--max-count=1", one, f"^{other}") == ""
 
 
-def make_commit(root: Path, source: str, files: Mapping[str, bytes], parent: str, message: str) -> str:
-    """A commit of `source`'s tree with `files` in it, which no ref knows yet; nobody's index is touched."""
+def make_commit(
+    root: Path, source: str, files: Mapping[str, bytes], parent: str, message: str
+) -> str:
+    """A commit of `source`'s tree with `files` in it, which no ref knows yet; nobody's index is
+    touched.
+    """
     prefix = git(root, "rev-parse", "--show-prefix")
     with tempfile.TemporaryDirectory(prefix="publish-") as name:
         index = {"GIT_INDEX_FILE": str(Path(name) / "index")}
         git(root, "read-tree", source, variables=index)
         for path, content in files.items():
             blob = git(root, "hash-object", "-w", "--stdin", content=content)
-            git(root, "update-index", "--add", "--cacheinfo", f"100644,{blob},{prefix}{path}", variables=index)
+            git(
+                root,
+                "update-index",
+                "--add",
+                "--cacheinfo",
+                f"100644,{blob},{prefix}{path}",
+                variables=index,
+            )
         tree = git(root, "write-tree", variables=index)
-    return git(root, "commit-tree", tree, "-p", parent, content=message.encode(), variables=identity(root))
+    return git(
+        root, "commit-tree", tree, "-p", parent, content=message.encode(), variables=identity(root)
+    )
 
 
 def identity(root: Path) -> dict[str, str]:
@@ -83,4 +105,8 @@ def identity(root: Path) -> dict[str, str]:
         return {}
     except GitError:
         who = {"NAME": "mnist pipeline", "EMAIL": "pipeline@localhost"}
-        return {f"GIT_{role}_{name}": value for role in ("AUTHOR", "COMMITTER") for name, value in who.items()}
+        return {
+            f"GIT_{role}_{name}": value
+            for role in ("AUTHOR", "COMMITTER")
+            for name, value in who.items()
+        }

@@ -41,10 +41,14 @@ def parse_dot(dot: str) -> Graph:
 
 
 def upstream(graph: Graph, targets: Iterable[str]) -> Graph:
-    """Return the part of `graph` that makes `targets`; raise PipelineError where it has no such stage."""
+    """Return the part of `graph` that makes `targets`; raise PipelineError where it has no such
+    stage.
+    """
     wanted = set(targets)
     if unknown := sorted(wanted - graph.keys()):
-        raise PipelineError(f"dvc.yaml has no stage {', '.join(unknown)}; it has {', '.join(graph)}")
+        raise PipelineError(
+            f"dvc.yaml has no stage {', '.join(unknown)}; it has {', '.join(graph)}"
+        )
     for stage in reversed(graph):
         if stage in wanted:
             wanted |= graph[stage]
@@ -52,7 +56,9 @@ def upstream(graph: Graph, targets: Iterable[str]) -> Graph:
 
 
 def chain_up(graph: Graph, stages: Collection[str]) -> list[list[str]]:
-    """Split `stages` into rows: each but the first of a row needs the one before it, and none of another row."""
+    """Split `stages` into rows: each but the first of a row needs the one before it, and none of
+    another row.
+    """
     rows: list[list[str]] = []
     for stage in filter(stages.__contains__, graph):
         needed = graph[stage].intersection(stages)

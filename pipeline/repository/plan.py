@@ -30,7 +30,9 @@ class Step:
 
 
 def plan(dvc: Dvc, graph: Graph, view: View) -> list[Step]:
-    """Say of every stage of `graph` what `dvc repro` would do, and why; nothing runs and nothing changes."""
+    """Say of every stage of `graph` what `dvc repro` would do, and why; nothing runs and nothing
+    changes.
+    """
     root, stale = dvc.root, view.stale
     if not stale:
         return [Step(stage, Action.SKIP, ("unchanged",)) for stage in graph]
@@ -39,11 +41,15 @@ def plan(dvc: Dvc, graph: Graph, view: View) -> list[Step]:
     steps: dict[str, Step] = {}
     for stage, before in graph.items():
         reasons = explain(root, stale.get(stage, []), locked.get(stage))
-        acting = [name for name in steps if name in before and steps[name].action is not Action.SKIP]
+        acting = [
+            name for name in steps if name in before and steps[name].action is not Action.SKIP
+        ]
         if said.get(stage) is Outcome.RAN:
             action = Action.RUN
         elif stage in said:
-            is_touched = relocked.get(stage) != locked.get(stage) or has_changed_outs(stale.get(stage, []))
+            is_touched = relocked.get(stage) != locked.get(stage) or has_changed_outs(
+                stale.get(stage, [])
+            )
             action = Action.RESTORE if is_touched else Action.SKIP
         else:
             action = Action.FOLLOW if acting else Action.RUN
@@ -54,18 +60,24 @@ def plan(dvc: Dvc, graph: Graph, view: View) -> list[Step]:
 
 
 def rehearse(dvc: Dvc, cache: Path) -> tuple[dict[str, Outcome], dict[str, Any]]:
-    """Let DVC reproduce a copy of the workspace in which every command fails; return what it said and its lock.
+    """Let DVC reproduce a copy of the workspace in which every command fails; return what it said
+    and its lock.
 
-    What comes from the run cache does, as links, so that the stages after it are decided too. A dry run can't tell:
-    it compares with dvc.lock alone.
+    What comes from the run cache does, as links, so that the stages after it are decided too. A dry
+    run can't tell: it compares with dvc.lock alone.
     """
-    root, command = dvc.root, ("git", "ls-files", "-z", "--cached", "--others", "--exclude-standard")
+    root, command = (
+        dvc.root,
+        ("git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"),
+    )
     listed = subprocess.run(command, cwd=root, env=environment(), capture_output=True, text=True)
     if listed.returncode:
         raise refusal(command, listed.stderr)
     with tempfile.TemporaryDirectory(prefix="plan-") as name:
         copy = Path(name)
-        for path in filter(lambda path: path and (root / path).is_file(), listed.stdout.split("\0")):
+        for path in filter(
+            lambda path: path and (root / path).is_file(), listed.stdout.split("\0")
+        ):
             (copy / path).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(root / path, copy / path)
         (copy / ".dvc" / "config.local").write_text(
@@ -78,7 +90,9 @@ def rehearse(dvc: Dvc, cache: Path) -> tuple[dict[str, Outcome], dict[str, Any]]
 
 
 def explain(root: Path, changes: Iterable[Any], locked: Mapping[str, Any] | None) -> list[str]:
-    """Put DVC's status of one stage into words, parameters with their values in dvc.lock and now."""
+    """Put DVC's status of one stage into words, parameters with their values in dvc.lock
+    and now.
+    """
     if locked is None:
         return ["not in dvc.lock yet"]
     reasons: list[str] = []
@@ -90,7 +104,10 @@ def explain(root: Path, changes: Iterable[Any], locked: Mapping[str, Any] | None
             if isinstance(how, str):
                 reasons.append(f"{path} {how}")
             else:
-                old, new = flatten(locked.get("params", {}).get(path, {})), flatten(read_yaml(root / path))
+                old, new = (
+                    flatten(locked.get("params", {}).get(path, {})),
+                    flatten(read_yaml(root / path)),
+                )
                 reasons += [
                     f"{path} {name} {old.get(name, 'unset')} → {new.get(name, 'unset')}"
                     for name in sorted(old.keys() | new.keys())

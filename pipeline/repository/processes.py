@@ -1,4 +1,6 @@
-"""Commands in a process group of their own, all of which ends when the process that started it does."""
+"""Commands in a process group of their own, all of which ends when the process that started it
+does.
+"""
 
 import os
 import re
@@ -20,7 +22,9 @@ class StoppedError(PipelineError):
 
 
 class Lifeline:
-    """Cut, with the one it hangs on, or lost with this process, it ends every command that hangs on it."""
+    """Cut, with the one it hangs on, or lost with this process, it ends every command that hangs on
+    it.
+    """
 
     def __init__(self, above: "Lifeline | None" = None) -> None:
         self.lock = threading.Lock()
@@ -49,7 +53,12 @@ class Lifeline:
     def __enter__(self) -> "Lifeline":
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        at: TracebackType | None,
+    ) -> None:
         self.cut()
 
 
@@ -71,7 +80,14 @@ class Command:
             if lifeline.is_cut:
                 raise StoppedError("stopped before it started")
             self._process = subprocess.Popen(
-                [sys.executable, "-P", "-m", "pipeline.repository.supervisor", str(grace), *command],
+                [
+                    sys.executable,
+                    "-P",
+                    "-m",
+                    "pipeline.repository.supervisor",
+                    str(grace),
+                    *command,
+                ],
                 cwd=folder,
                 env=environment,
                 stdin=lifeline.read_end,
@@ -81,14 +97,18 @@ class Command:
             )
         assert self._process.stdout
         # newline="" keeps the \r that tells a progress bar
-        self._output = TextIOWrapper(self._process.stdout, encoding="utf-8", errors="replace", newline="")
+        self._output = TextIOWrapper(
+            self._process.stdout, encoding="utf-8", errors="replace", newline=""
+        )
 
     def lines(self) -> Iterator[str]:
         """Yield each line as it is written; of a progress bar, each quarter."""
         return reduce_bars(self._output)
 
     def read(self) -> tuple[int, list[str]]:
-        """Wait for its end, and end it where this is interrupted; return its exit code and its lines."""
+        """Wait for its end, and end it where this is interrupted; return its exit code and its
+        lines.
+        """
         try:
             lines = list(self.lines())
         except BaseException:
@@ -103,14 +123,18 @@ class Command:
         self._process.terminate()
 
     def wait(self) -> int:
-        """Return the exit code; above 128 it is 128 and the number of the signal that ended the command."""
+        """Return the exit code; above 128 it is 128 and the number of the signal that ended the
+        command.
+        """
         with self._output:
             code = self._process.wait()
         return code if code >= 0 else 128 - code
 
 
 def reduce_bars(lines: Iterable[str]) -> Iterator[str]:
-    """Yield what ends in a newline, and of what is overwritten (`\\r`) the first at or over each quarter."""
+    """Yield what ends in a newline, and of what is overwritten (`\\r`) the first at or over each
+    quarter.
+    """
     shown: dict[str, int] = {}
     for line in lines:
         text = line.rstrip()
@@ -124,7 +148,8 @@ def reduce_bars(lines: Iterable[str]) -> Iterator[str]:
             yield text
 
 
-ELSEWHERE = (  # what a Git hook or a person may have set, and what points away from the folder that is worked in
+# what a Git hook or a person may have set, and what points away from the folder that is worked in
+ELSEWHERE = (
     "GIT_DIR",
     "GIT_COMMON_DIR",
     "GIT_WORK_TREE",
@@ -138,7 +163,9 @@ ELSEWHERE = (  # what a Git hook or a person may have set, and what points away 
 
 
 def environment() -> dict[str, str]:
-    """Stages are `python -m …`: the python that DVC's shell finds must be this one, and the code that of its folder."""
+    """Stages are `python -m …`: the python that DVC's shell finds must be this one, and the code
+    that of its folder.
+    """
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
     ours = {name: value for name, value in os.environ.items() if name not in ELSEWHERE}
     return ours | {"PATH": path, "PYTHONUNBUFFERED": "1", "DVC_NO_ANALYTICS": "1"}

@@ -33,7 +33,9 @@ class Target:
 
 
 def free_refs(root: Path) -> None:
-    """Remove the locks of a killed Git: those on the refs that a dead run was to move, to where it was to move them."""
+    """Remove the locks of a killed Git: those on the refs that a dead run was to move, to where it
+    was to move them.
+    """
     journal = common_folder(root) / JOURNAL
     if not journal.is_file():
         return
@@ -56,14 +58,21 @@ def remote_folder(root: Path, remote: str | None) -> list[Path]:
 
 
 def move(target: Target, updates: Mapping[str, str], tip: str | None = None) -> None:
-    """Set refs, all or none: the branch if it still is at `tip`, a tag if it is not there yet; raise RaceLostError."""
+    """Set refs, all or none: the branch if it still is at `tip`, a tag if it is not there yet;
+    raise RaceLostError.
+    """
     if not updates:
         return
     old = {target.ref: tip} if tip else {}
     # zeros, as many as a hash has digits: the ref must not be there yet
     lines = [f"update {ref} {new} {old.get(ref, '0' * len(new))}" for ref, new in updates.items()]
     try:
-        git(target.root, "update-ref", "--stdin", content="\n".join(["start", *lines, "commit", ""]).encode())
+        git(
+            target.root,
+            "update-ref",
+            "--stdin",
+            content="\n".join(["start", *lines, "commit", ""]).encode(),
+        )
     except GitError as error:
         if target.ref in updates and look_up(target.root, target.ref) != tip:
             raise RaceLostError(f"{target.branch} was moved by somebody else") from error
@@ -81,14 +90,20 @@ def push(target: Target, updates: Mapping[str, str], tip: str | None) -> None:
     except GitError as error:
         found = talk(target, "ls-remote", "--refs", target.remote, target.ref)
         if not any(line.startswith(f"{tip}\t") for line in found) if tip else found:
-            raise RaceLostError(f"{target.branch} was moved on {target.remote} by somebody else") from error
+            raise RaceLostError(
+                f"{target.branch} was moved on {target.remote} by somebody else"
+            ) from error
         raise
 
 
 def talk(target: Target, *arguments: str) -> list[str]:
-    """Run a git command that may wait for another machine, and that ends with this process; return its lines."""
+    """Run a git command that may wait for another machine, and that ends with this process; return
+    its lines.
+    """
     variables = environment() | {"GIT_TERMINAL_PROMPT": "0"}
-    code, lines = Command(["git", *OPTIONS, *arguments], target.lifeline, target.root, variables).read()
+    code, lines = Command(
+        ["git", *OPTIONS, *arguments], target.lifeline, target.root, variables
+    ).read()
     if code:
         complain(target, f"git {arguments[0]} {target.remote}", lines)
     return lines
@@ -98,5 +113,9 @@ def complain(target: Target, what: str, lines: list[str]) -> None:
     """Raise, with what matters of a failed command's output in one line."""
     if target.lifeline.is_cut:
         raise StoppedError(f"{what} was stopped")
-    telling = [line.strip() for line in lines if re.match(r"remote: \S|fatal: |error: |ERROR: | ! \[", line)]
+    telling = [
+        line.strip()
+        for line in lines
+        if re.match(r"remote: \S|fatal: |error: |ERROR: | ! \[", line)
+    ]
     raise GitError(f"{what} was refused: {'; '.join(telling or lines[-1:]) or 'it said nothing'}")

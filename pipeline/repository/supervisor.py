@@ -1,7 +1,8 @@
 """The small program between a process and a command that it starts.
 
-It waits for the command, and for the end of its own standard input, the lifeline that only the starter holds open.
-Whatever ends the starter, SIGKILL included, cuts it. Then it ends every process of its group.
+It waits for the command, and for the end of its own standard input, the lifeline that only the
+starter holds open. Whatever ends the starter, SIGKILL included, cuts it. Then it ends every process
+of its group.
 """
 
 import os
@@ -17,7 +18,9 @@ import psutil
 
 
 def supervise(command: Sequence[str], grace: float) -> int:
-    """Run `command` until it ends, the lifeline is cut or SIGTERM comes; then end all of this process group."""
+    """Run `command` until it ends, the lifeline is cut or SIGTERM comes; then end all of this
+    process group.
+    """
     wake = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: wake.set())
     child = subprocess.Popen(command, stdin=subprocess.DEVNULL)
@@ -26,7 +29,8 @@ def supervise(command: Sequence[str], grace: float) -> int:
     wake.wait()
     if child.poll() is None:
         for process in rest_of_group():
-            # DVC leaves SIGINT to its stage while one runs, and otherwise cleans up and ends; SIGTERM it does neither
+            # DVC leaves SIGINT to its stage while one runs, and otherwise cleans up and ends;
+            # SIGTERM it does neither
             send(process, signal.SIGINT if process.pid == child.pid else signal.SIGTERM)
         deadline = time.monotonic() + grace
         while child.poll() is None and time.monotonic() < deadline:
@@ -43,7 +47,11 @@ def call_then(first: Callable[[], object], second: Callable[[], object]) -> None
 
 
 def rest_of_group() -> list[psutil.Process]:
-    return [process for process in psutil.process_iter() if in_group(process.pid) and process.pid != os.getpid()]
+    return [
+        process
+        for process in psutil.process_iter()
+        if in_group(process.pid) and process.pid != os.getpid()
+    ]
 
 
 def in_group(pid: int) -> bool:

@@ -1,7 +1,9 @@
-"""A temporary Git worktree of a commit: whatever happens there, the person's checkout and index stay as they are.
+"""A temporary Git worktree of a commit: whatever happens there, the person's checkout and index
+stay as they are.
 
-It lies in .dvc/tmp/worktrees, on the same disk as the checkout, so that DVC can link files instead of copying them.
-The kernel frees its lock file with the process that holds it: what no living run holds is removed by the next.
+It lies in .dvc/tmp/worktrees, on the same disk as the checkout, so that DVC can link files instead
+of copying them. The kernel frees its lock file with the process that holds it: what no living run
+holds is removed by the next.
 """
 
 import secrets
@@ -18,18 +20,25 @@ FOLDER = Path(".dvc/tmp/worktrees")
 CHECKPOINTS = Path(".checkpoints")
 
 
-SHARED, FOUND = "checkpoints", "checkpoints-found"  # beside a worktree: its own, and the names of those it was given
+SHARED, FOUND = (
+    "checkpoints",
+    "checkpoints-found",
+)  # beside a worktree: its own, and the names of those it was given
 
 
 @contextmanager
 def worktree(root: Path, commit: str, purpose: str) -> Iterator[tuple[Path, Path]]:
-    """Yield the pipeline's folder in a worktree of `commit`, and the temporary folder around it; remove both."""
+    """Yield the pipeline's folder in a worktree of `commit`, and the temporary folder around it;
+    remove both.
+    """
     prefix = git(root, "rev-parse", "--show-prefix")
     folder = (root / FOLDER).resolve()
     folder.mkdir(parents=True, exist_ok=True)
     name = f"{purpose}-{secrets.token_hex(4)}"
     lock = FileLock(folder / f"{name}.lock")
-    with FileLock(folder / "lock"):  # nobody prunes between the making of a lock file and its locking
+    with FileLock(
+        folder / "lock"
+    ):  # nobody prunes between the making of a lock file and its locking
         prune(root)
         lock.acquire()
     try:
@@ -53,7 +62,9 @@ def prune(root: Path) -> None:
 
 
 def remove(root: Path, folder: Path, name: str) -> None:
-    """Do what `git worktree remove` does, also where a kill left only half of it; checkpoints are kept."""
+    """Do what `git worktree remove` does, also where a kill left only half of it; checkpoints are
+    kept.
+    """
     keep_checkpoints(folder / name, root / CHECKPOINTS)
     shutil.rmtree(folder / name, ignore_errors=True)
     shutil.rmtree(common_folder(root) / "worktrees" / name, ignore_errors=True)
@@ -61,7 +72,9 @@ def remove(root: Path, folder: Path, name: str) -> None:
 
 
 def share_checkpoints(root: Path, tree: Path, beside: Path) -> None:
-    """Let a training find what a killed one left, in a folder of its own: two trainings of the same may run at once."""
+    """Let a training find what a killed one left, in a folder of its own: two trainings of the same
+    may run at once.
+    """
     (beside / SHARED).mkdir()
     (beside / FOUND).mkdir()
     for checkpoint in (root / CHECKPOINTS).glob("*.safetensors"):
@@ -72,7 +85,9 @@ def share_checkpoints(root: Path, tree: Path, beside: Path) -> None:
 
 
 def keep_checkpoints(beside: Path, kept: Path) -> None:
-    """Move what an unfinished training left to where the next one looks; a finished one needs what it found no more."""
+    """Move what an unfinished training left to where the next one looks; a finished one needs what
+    it found no more.
+    """
     for found in (beside / FOUND).glob("*.safetensors"):
         if not (beside / SHARED / found.name).exists():
             (kept / found.name).unlink(missing_ok=True)

@@ -1,8 +1,8 @@
 """Measure the model on the test split, the only stage that touches it.
 
-Reads the section `evaluate` of params.yaml, models/model.safetensors and data/tensors/test.safetensors;
-writes reports/metrics.json, reports/predictions.csv, reports/reliability.csv and reports/insides.safetensors.
-Run: python -m pipeline.stages.evaluate
+Reads the section `evaluate` of params.yaml, models/model.safetensors and
+data/tensors/test.safetensors; writes reports/metrics.json, reports/predictions.csv,
+reports/reliability.csv and reports/insides.safetensors. Run: python -m pipeline.stages.evaluate
 """
 
 import json
@@ -40,7 +40,9 @@ def main() -> None:
     network, info = load_model(MODEL)
     test = load_digits(TEST, device)
     if info.model_dump(exclude={"architecture"}) != test.info.model_dump():
-        raise DataError(f"{MODEL} was trained on other data than {TEST} holds; train it again: dvc repro train")
+        raise DataError(
+            f"{MODEL} was trained on other data than {TEST} holds; train it again: dvc repro train"
+        )
     make_deterministic(seed=0)
     logits = predict(network.to(device), test)
     confidence, prediction = logits.double().softmax(1).max(1)
@@ -64,7 +66,10 @@ def main() -> None:
             table.to_csv(temporary, index=False)
     with atomic_write(METRICS) as temporary:
         temporary.write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
-    print(f"accuracy {metrics['accuracy']:.2%}, loss {metrics['loss']:.4f} on {len(predictions):,} test images")
+    print(
+        f"accuracy {metrics['accuracy']:.2%}, loss {metrics['loss']:.4f} on {len(predictions):,}"
+        " test images"
+    )
 
 
 if __name__ == "__main__":

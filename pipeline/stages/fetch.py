@@ -31,7 +31,9 @@ def main() -> None:
     files = PARTIAL / "files"
     files.mkdir(parents=True)
     try:
-        source = fetch(params.dataset, params.sources, Path(params.directory), params.timeout, files, PARTIAL)
+        source = fetch(
+            params.dataset, params.sources, Path(params.directory), params.timeout, files, PARTIAL
+        )
         info = DatasetInfo(dataset=params.dataset, classes=DATASETS[params.dataset].classes)
         (files / DATASET_FILE).write_text(info.model_dump_json(indent=2) + "\n", encoding="utf-8")
         for path in files.iterdir():

@@ -1,7 +1,7 @@
 """Turn the IDX files into tensor files, with a validation split taken from the training images.
 
-Reads the section `preprocess` of params.yaml and data/raw/; writes data/tensors/{train,validation,test}.safetensors.
-Run: python -m pipeline.stages.preprocess
+Reads the section `preprocess` of params.yaml and data/raw/; writes
+data/tensors/{train,validation,test}.safetensors. Run: python -m pipeline.stages.preprocess
 """
 
 from pathlib import Path
@@ -35,7 +35,8 @@ def split(digits: Digits, validation_size: int, seed: int) -> tuple[Digits, Digi
         )
     except ValueError as error:
         raise ParamsError(
-            f"params.yaml: preprocess.validation_size must leave images of every class in both parts"
+            "params.yaml: preprocess.validation_size must leave images of every class in both"
+            " parts"
             f" of the {count:,} training images, got {validation_size}"
         ) from error
     return Digits(digits.images[train], digits.labels[train]), Digits(

@@ -1,8 +1,8 @@
 """Draw what came out as one self-contained page, and the mistakes as an image for `dvc plots`.
 
-Reads the section `report` of params.yaml (and shows those of preprocess and train), what train and evaluate wrote in
-reports/, and data/tensors/test.safetensors; writes reports/index.html and reports/mistakes.png.
-Run: python -m pipeline.stages.report
+Reads the section `report` of params.yaml (and shows those of preprocess and train), what train and
+evaluate wrote in reports/, and data/tensors/test.safetensors; writes reports/index.html and
+reports/mistakes.png. Run: python -m pipeline.stages.report
 """
 
 import json
@@ -50,9 +50,13 @@ def read_result(path: Path, parse: Callable[[Path], Result]) -> Result:
     try:
         return parse(path)
     except FileNotFoundError as error:
-        raise DataError(f"{path} is missing; run the stages before this one: dvc repro evaluate") from error
+        raise DataError(
+            f"{path} is missing; run the stages before this one: dvc repro evaluate"
+        ) from error
     except ValueError as error:  # of json and of pandas
-        raise DataError(f"{path} cannot be read ({error}); make it again: dvc repro --force evaluate") from error
+        raise DataError(
+            f"{path} cannot be read ({error}); make it again: dvc repro --force evaluate"
+        ) from error
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -63,7 +67,9 @@ def read_json(path: Path) -> dict[str, Any]:
 def main() -> None:
     params = load_params("report", ReportParams)
     metrics = read_result(METRICS, read_json)
-    history, predictions, bins = (read_result(path, pd.read_csv) for path in (HISTORY, PREDICTIONS, RELIABILITY))
+    history, predictions, bins = (
+        read_result(path, pd.read_csv) for path in (HISTORY, PREDICTIONS, RELIABILITY)
+    )
     insides = load_insides(INSIDES)
     test, info = load_digits(TEST)
     correct = int((predictions["label"] == predictions["prediction"]).sum())
@@ -82,7 +88,8 @@ def main() -> None:
         confused=most_confused(counts),
         class_chart=figures.draw_classes(metrics["per_class"]),
         mistakes=[
-            row | {"image": figures.draw_digit(test.images[row["index"], 0])} for row in mistakes.to_dict("records")
+            row | {"image": figures.draw_digit(test.images[row["index"], 0])}
+            for row in mistakes.to_dict("records")
         ],
         bins=bins.to_dict("records"),
         reliability=figures.draw_reliability(bins),

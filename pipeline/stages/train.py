@@ -1,4 +1,5 @@
-"""Train the CNN, validating after every epoch; after a kill, go on from the last checkpoint to the same bytes.
+"""Train the CNN, validating after every epoch; after a kill, go on from the last checkpoint to the
+same bytes.
 
 Reads the section `train` of params.yaml and data/tensors/{train,validation}.safetensors; writes
 models/model.safetensors and its receipt, and, after every epoch, reports/history.csv.
@@ -49,17 +50,29 @@ def main() -> None:
     make_deterministic(params.seed)
     network = CNN(len(train.info.classes)).to(device)
     environment = describe_environment(device)
-    path = checkpoint_path(paths, params=params.model_dump(exclude={"checkpoint_every"}), environment=environment)
+    path = checkpoint_path(
+        paths, params=params.model_dump(exclude={"checkpoint_every"}), environment=environment
+    )
     resume, history, best = read_progress(path, params)
 
     def save(snapshot: Snapshot) -> None:
         tensors = snapshot.tensors | {f"best.{name}": weight for name, weight in best.items()}
-        values = snapshot.values | {"epoch": snapshot.epoch, "done": snapshot.done, "history": history}
+        values = snapshot.values | {
+            "epoch": snapshot.epoch,
+            "done": snapshot.done,
+            "history": history,
+        }
         save_checkpoint(path, Checkpoint(tensors, values))
 
     recipe = params.model_dump(exclude={"keep", "device", "checkpoint_every"})
     for epoch in fit(
-        network, train, validation, **recipe, resume=resume, save=save, save_every=params.checkpoint_every
+        network,
+        train,
+        validation,
+        **recipe,
+        resume=resume,
+        save=save,
+        save_every=params.checkpoint_every,
     ):
         if not math.isfinite(epoch.train_loss):
             raise PipelineError(
@@ -67,12 +80,15 @@ def main() -> None:
                 f" lower params.yaml: train.learning_rate, now {params.learning_rate:g}"
             )
         history.append(epoch)
-        if params.keep == "best" and epoch.validation_accuracy >= max(row.validation_accuracy for row in history):
+        if params.keep == "best" and epoch.validation_accuracy >= max(
+            row.validation_accuracy for row in history
+        ):
             best = {name: weight.clone() for name, weight in network.state_dict().items()}
         write_history(history)
         print(
             f"epoch {epoch.epoch}/{params.epochs}: train loss {epoch.train_loss:.4f}, "
-            f"validation loss {epoch.validation_loss:.4f}, validation accuracy {epoch.validation_accuracy:.2%}",
+            f"validation loss {epoch.validation_loss:.4f}, validation accuracy"
+            f" {epoch.validation_accuracy:.2%}",
             flush=True,
         )
     save_model(MODEL, best or network.state_dict(), train.info)
@@ -80,8 +96,12 @@ def main() -> None:
     path.unlink(missing_ok=True)
 
 
-def read_progress(path: Path, params: TrainParams) -> tuple[Snapshot | None, list[Epoch], dict[str, Tensor]]:
-    """Where a killed run of this training stood, its history, and its best weights where these are to be kept."""
+def read_progress(
+    path: Path, params: TrainParams
+) -> tuple[Snapshot | None, list[Epoch], dict[str, Tensor]]:
+    """Where a killed run of this training stood, its history, and its best weights where these are
+    to be kept.
+    """
     checkpoint = load_checkpoint(path)
     if checkpoint is None:
         return None, [], {}
@@ -91,7 +111,11 @@ def read_progress(path: Path, params: TrainParams) -> tuple[Snapshot | None, lis
     print(f"resuming after epoch {len(history)} of {params.epochs}{within}", flush=True)
     if history:
         write_history(history)  # DVC deleted it
-    return Snapshot(values["epoch"], values["done"], tensors, values), history, with_prefix(tensors, "best.")
+    return (
+        Snapshot(values["epoch"], values["done"], tensors, values),
+        history,
+        with_prefix(tensors, "best."),
+    )
 
 
 def write_history(history: list[Epoch]) -> None:

@@ -1,4 +1,6 @@
-"""Dask workers, on this machine or on others: each clones the repository, and shares data and runs by DVC's remote."""
+"""Dask workers, on this machine or on others: each clones the repository, and shares data and runs
+by DVC's remote.
+"""
 
 import logging
 import shutil
@@ -41,32 +43,49 @@ def find_source(root: Path, commit: str) -> Source:
             f"workers clone from the Git remote {REMOTE}, which is not set; git remote add it"
         ) from error
     if not git(root, "branch", "--remotes", "--contains", commit):
-        raise PipelineError(f"the commit {commit[:7]} is not on {REMOTE}, from which workers clone; git push it")
+        raise PipelineError(
+            f"the commit {commit[:7]} is not on {REMOTE}, from which workers clone; git push it"
+        )
     if not ask(root, "remote", "list").strip():
-        raise PipelineError("workers get data from the DVC remote, and there is none; dvc remote add -d and dvc push")
-    return Source(str(root / url) if (root / url).is_dir() else url, git(root, "rev-parse", "--show-prefix"))
+        raise PipelineError(
+            "workers get data from the DVC remote, and there is none; dvc remote add -d and dvc"
+            " push"
+        )
+    return Source(
+        str(root / url) if (root / url).is_dir() else url, git(root, "rev-parse", "--show-prefix")
+    )
 
 
 def dask_runner(address: str, workers: int) -> TaskRunner[Any]:
     """The cluster at `address`, or for LOCAL one of so many processes."""
     if address != LOCAL and not PREFECT_API_URL.value():
-        raise PipelineError(f"the workers of {address} need a Prefect server that they reach; set PREFECT_API_URL")
+        raise PipelineError(
+            f"the workers of {address} need a Prefect server that they reach; set PREFECT_API_URL"
+        )
     try:
         from prefect_dask.task_runners import DaskTaskRunner
     except ImportError as error:
-        raise PipelineError("--dask needs the extra dask: pip install -c constraints.txt -e '.[dask]'") from error
+        raise PipelineError(
+            "--dask needs the extra dask: pip install -c constraints.txt -e '.[dask]'"
+        ) from error
     logging.getLogger("distributed").setLevel(logging.ERROR)  # of who comes and goes
     if address != LOCAL:
         return DaskTaskRunner(address=address)
-    return DaskTaskRunner(cluster_kwargs={"n_workers": workers, "threads_per_worker": 1, "dashboard_address": None})
+    return DaskTaskRunner(
+        cluster_kwargs={"n_workers": workers, "threads_per_worker": 1, "dashboard_address": None}
+    )
 
 
 @contextmanager
 def clone_of(source: Source, commit: str) -> Iterator[Path]:
-    """Yield the pipeline's folder in this worker's clone, with the data of the commit; hand on what ran there."""
+    """Yield the pipeline's folder in this worker's clone, with the data of the commit; hand on what
+    ran there.
+    """
     from distributed import get_worker
 
-    clone = Path(get_worker().local_directory) / f"clone-{commit}"  # Dask removes it, a dead worker's too
+    clone = (
+        Path(get_worker().local_directory) / f"clone-{commit}"
+    )  # Dask removes it, a dead worker's too
     root = clone / source.prefix
     with FileLock(f"{clone}.lock"):
         if not clone.exists():
@@ -81,7 +100,9 @@ def clone_of(source: Source, commit: str) -> Iterator[Path]:
 
 
 def crash_orphans(parent: UUID | str, name: str) -> None:
-    """Mark as Crashed the child run of a worker that died: its combination has come to another one."""
+    """Mark as Crashed the child run of a worker that died: its combination has come to
+    another one.
+    """
     orphans = FlowRunFilter.model_validate(
         {
             "parent_flow_run_id": {"any_": [str(parent)]},
@@ -91,4 +112,6 @@ def crash_orphans(parent: UUID | str, name: str) -> None:
     )
     with get_client(sync_client=True) as client:
         for run in client.read_flow_runs(flow_run_filter=orphans):
-            client.set_flow_run_state(run.id, Crashed(message="its worker died; another one tries again"), force=True)
+            client.set_flow_run_state(
+                run.id, Crashed(message="its worker died; another one tries again"), force=True
+            )

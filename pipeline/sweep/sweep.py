@@ -1,8 +1,10 @@
-"""Every combination of some parameters' values, each trained in isolation, seen as a child run of the sweep's.
+"""Every combination of some parameters' values, each trained in isolation, seen as a child run of
+the sweep's.
 
-The best is told by its validation accuracy, and no combination is run further than `train`: the test split is read
-once, by the retraining that publishes the best. DVC's run cache is the sweep's memory, so that one which was killed
-and is started again restores what was done and resumes what was not.
+The best is told by its validation accuracy, and no combination is run further than `train`: the
+test split is read once, by the retraining that publishes the best. DVC's run cache is the sweep's
+memory, so that one which was killed and is started again restores what was done and resumes what
+was not.
 """
 
 import base64
@@ -53,7 +55,9 @@ Changes = dict[str, Any]
 
 @dataclass(frozen=True)
 class Place:
-    """Where a combination is tried: beside the pipeline at `root`, or in a worker's clone of `source`."""
+    """Where a combination is tried: beside the pipeline at `root`, or in a worker's clone of
+    `source`.
+    """
 
     root: Path
     commit: str
@@ -86,19 +90,31 @@ def label(changes: Changes) -> str:
 
 
 def expand(settings: Sequence[str]) -> list[Changes]:
-    """['train.seed=1,2', 'train.epochs=5'] → every combination, values read as YAML; raise ParamsError."""
-    listed = parse_changes(f"{name}=[{values}]" for name, _, values in (text.partition("=") for text in settings))
+    """['train.seed=1,2', 'train.epochs=5'] → every combination, values read as YAML; raise
+    ParamsError.
+    """
+    listed = parse_changes(
+        f"{name}=[{values}]" for name, _, values in (text.partition("=") for text in settings)
+    )
     for name, values in listed.items():
         if not values or len({str(value) for value in values}) < len(values):
-            raise ParamsError(f"--set {name}: must list different values, such as {name}=1,2, got {values}")
-    combinations = [dict(zip(listed, values, strict=True)) for values in itertools.product(*listed.values())]
+            raise ParamsError(
+                f"--set {name}: must list different values, such as {name}=1,2, got {values}"
+            )
+    combinations = [
+        dict(zip(listed, values, strict=True)) for values in itertools.product(*listed.values())
+    ]
     if len(combinations) > MAXIMUM:
-        raise ParamsError(f"--set makes {len(combinations):,} combinations; a sweep runs at most {MAXIMUM:,}")
+        raise ParamsError(
+            f"--set makes {len(combinations):,} combinations; a sweep runs at most {MAXIMUM:,}"
+        )
     return combinations
 
 
 def check_names(root: Path, commit: str, changes: Changes) -> None:
-    """Raise ParamsError where params.yaml has no such parameters; what values may be, their stages say."""
+    """Raise ParamsError where params.yaml has no such parameters; what values may be, their stages
+    say.
+    """
     with TemporaryDirectory() as folder:
         copy = Path(folder) / PARAMS_FILE
         copy.write_text(git(root, "show", f"{commit}:./{PARAMS_FILE}"), encoding="utf-8")
@@ -107,9 +123,14 @@ def check_names(root: Path, commit: str, changes: Changes) -> None:
 
 @flow(name="mnist-sweep", persist_result=False)
 def sweep(
-    commit: str, settings: list[str], branch: str | None = None, remote: str | None = None, source: Source | None = None
+    commit: str,
+    settings: list[str],
+    branch: str | None = None,
+    remote: str | None = None,
+    source: Source | None = None,
 ) -> State[Any]:
-    """Try every combination of `settings`; this flow's task runner says where, and how many at once.
+    """Try every combination of `settings`; this flow's task runner says where, and how many at
+    once.
 
     Args:
         commit: whose code, data and other parameters they share
@@ -125,16 +146,19 @@ def sweep(
         attempts = try_all(Place(root, commit, source), combinations, lifeline)
         best = show(attempts, root / FOLDER / identify(commit, settings))
         if best is None:
-            return Failed(message=f"all {len(attempts)} combinations failed; the first: {attempts[0].message}")
-        tried = (
-            f"{sum(attempt.has_result for attempt in attempts)} of {len(attempts)} combinations; the best: {best.line}"
-        )
+            return Failed(
+                message=f"all {len(attempts)} combinations failed; the first: {attempts[0].message}"
+            )
+        done = sum(attempt.has_result for attempt in attempts)
+        tried = f"{done} of {len(attempts)} combinations; the best: {best.line}"
         if branch is None:
             return Completed(message=tried)
         if source:
             ask(root, "fetch", "--run-cache", "--quiet")  # what the workers have made
         published = retrain(commit, best.changes, branch, remote, return_state=True)
-        return State(type=published.type, name=published.name, message=f"{tried}; {published.message}")
+        return State(
+            type=published.type, name=published.name, message=f"{tried}; {published.message}"
+        )
 
     return run_to_state(work)
 
@@ -143,12 +167,18 @@ def try_all(place: Place, combinations: list[Changes], lifeline: Lifeline) -> li
     """Return what became of each, the best first; the failure of one stops none of the others."""
     ours = None if place.source else lifeline  # a worker elsewhere does not hang on it
     futures = {
-        try_combination.with_options(task_run_name=partial(label, changes)).submit(place, changes, ours): changes
+        try_combination.with_options(task_run_name=partial(label, changes)).submit(
+            place, changes, ours
+        ): changes
         for changes in combinations
     }
-    progress = cast(UUID, create_progress_artifact(0.0, key="progress", description="Combinations tried, in %"))
+    progress = cast(
+        UUID, create_progress_artifact(0.0, key="progress", description="Combinations tried, in %")
+    )
     for count, future in enumerate(as_completed(list(futures)), 1):
-        get_run_logger().info("%s of %s: %s", count, len(futures), outcome(future, futures[future]).line)
+        get_run_logger().info(
+            "%s of %s: %s", count, len(futures), outcome(future, futures[future]).line
+        )
         update_progress_artifact(progress, 100 * count / len(futures))
     if lifeline.is_cut:
         raise StoppedError("stopped")
@@ -188,7 +218,9 @@ def try_combination(place: Place, changes: Changes, lifeline: Lifeline | None) -
 
 
 def run_child(root: Path, commit: str, changes: Changes, lifeline: Lifeline) -> State[Any]:
-    """Run a combination as a flow run of its own; the data of its state is the validation accuracy."""
+    """Run a combination as a flow run of its own; the data of its state is the validation
+    accuracy.
+    """
 
     @flow(name="mnist-combination", flow_run_name=partial(label, changes), persist_result=False)
     def combination(changes: Changes) -> State[Any]:
@@ -205,11 +237,17 @@ def run_child(root: Path, commit: str, changes: Changes, lifeline: Lifeline) -> 
 
 
 def show(attempts: list[Attempt], folder: Path) -> Attempt | None:
-    """Leave table and plot in `folder`, on the run's page and, the table, in the log; return the best."""
+    """Leave table and plot in `folder`, on the run's page and, the table, in the log; return the
+    best.
+    """
     table = pd.DataFrame(
         [
             attempt.changes
-            | {RESULT: attempt.validation_accuracy, "state": attempt.state, "seconds": attempt.seconds}
+            | {
+                RESULT: attempt.validation_accuracy,
+                "state": attempt.state,
+                "seconds": attempt.seconds,
+            }
             | {"message": attempt.message}
             for attempt in attempts
         ]
@@ -218,7 +256,9 @@ def show(attempts: list[Attempt], folder: Path) -> Attempt | None:
         table.to_csv(temporary, index=False, float_format="%.6g")
     rows = [{str(name): value for name, value in row.items()} for row in table.to_dict("records")]
     create_table_artifact(rows, key="combinations", description=f"The best by {RESULT} first")
-    shown = table.drop(columns="message").to_string(index=False, na_rep="-", formatters={RESULT: "{:.2%}".format})
+    shown = table.drop(columns="message").to_string(
+        index=False, na_rep="-", formatters={RESULT: "{:.2%}".format}
+    )
     get_run_logger().info("%s\n%s", shown, folder / "combinations.csv")
     drawn = table.loc[table[RESULT].notna(), [*attempts[0].changes, RESULT]]
     if drawn.empty:
@@ -226,7 +266,9 @@ def show(attempts: list[Attempt], folder: Path) -> Attempt | None:
     picture = to_svg(draw_parallel_coordinates(drawn))
     with atomic_write(folder / "combinations.svg") as temporary:
         temporary.write_bytes(picture)
-    create_image_artifact("data:image/svg+xml;base64," + base64.b64encode(picture).decode(), key="coordinates")
+    create_image_artifact(
+        "data:image/svg+xml;base64," + base64.b64encode(picture).decode(), key="coordinates"
+    )
     return attempts[0]
 
 

@@ -1,4 +1,6 @@
-"""How flow runs end, in real processes against a real server: what is left behind, and who works meanwhile."""
+"""How flow runs end, in real processes against a real server: what is left behind, and who works
+meanwhile.
+"""
 
 import signal
 import subprocess
@@ -7,7 +9,14 @@ from typing import Any
 
 import pytest
 from prefect_api import Api, finish, message, run, start
-from toy import ATTEMPTS, STAY, assert_that_nothing_is_left, make_workspace, wait_for_pids, wait_until
+from toy import (
+    ATTEMPTS,
+    STAY,
+    assert_that_nothing_is_left,
+    make_workspace,
+    wait_for_pids,
+    wait_until,
+)
 
 from pipeline.repository.processes import environment
 
@@ -15,7 +24,9 @@ pytestmark = pytest.mark.slow
 
 
 def cancel(process: "subprocess.Popen[str]", flow_run: dict[str, Any], api: Api) -> None:
-    api.post(f"flow_runs/{flow_run['id']}/set_state", {"state": {"type": "CANCELLING"}, "force": False})
+    api.post(
+        f"flow_runs/{flow_run['id']}/set_state", {"state": {"type": "CANCELLING"}, "force": False}
+    )
 
 
 def interrupt(process: "subprocess.Popen[str]", flow_run: dict[str, Any], api: Api) -> None:
@@ -31,7 +42,9 @@ def terminate(process: "subprocess.Popen[str]", flow_run: dict[str, Any], api: A
     [(cancel, "Cancelled"), (interrupt, "Cancelled"), (terminate, "Crashed")],
     ids=["cancel", "SIGINT", "SIGTERM"],
 )
-def test_a_run_that_is_ended_leaves_nothing_behind(tmp_path: Path, api: Api, end: Any, state: str) -> None:
+def test_a_run_that_is_ended_leaves_nothing_behind(
+    tmp_path: Path, api: Api, end: Any, state: str
+) -> None:
     folder = make_workspace(tmp_path / "ended", {"only": STAY, "after": ""}, {"after": ["only"]})
     process, flow_run = start(folder, api)
     processes = wait_for_pids(folder)
@@ -42,7 +55,9 @@ def test_a_run_that_is_ended_leaves_nothing_behind(tmp_path: Path, api: Api, end
     assert_that_nothing_is_left(folder, processes)
 
 
-def test_a_run_that_is_killed_leaves_nothing_behind_and_frees_the_workspace(tmp_path: Path, api: Api) -> None:
+def test_a_run_that_is_killed_leaves_nothing_behind_and_frees_the_workspace(
+    tmp_path: Path, api: Api
+) -> None:
     folder = make_workspace(tmp_path / "killed", {"only": STAY})
     process, _ = start(folder, api)
     processes = wait_for_pids(folder)
@@ -75,7 +90,10 @@ def test_two_runs_in_one_workspace(tmp_path: Path, api: Api) -> None:
     assert (code, given_up["state"]["name"]) == (1, "Failed")
     assert message(given_up).startswith(f"gave up after 0 seconds: {holder}")
     second, second_run = start(folder, api)
-    assert any(line.startswith(f"waiting for {holder}") for line in api.logs(second_run, containing="waiting for"))
+    assert any(
+        line.startswith(f"waiting for {holder}")
+        for line in api.logs(second_run, containing="waiting for")
+    )
     (folder / "go").touch()
     finish(first), finish(second)
     assert api.ended(first_run)["state"]["name"] == "Completed"
@@ -84,7 +102,9 @@ def test_two_runs_in_one_workspace(tmp_path: Path, api: Api) -> None:
 
 def test_a_run_beside_a_persons_dvc_repro(tmp_path: Path, api: Api) -> None:
     folder = make_workspace(tmp_path / "person", {"only": STAY})
-    person = subprocess.Popen(["dvc", "repro"], cwd=folder, env=environment(), stdout=subprocess.DEVNULL)
+    person = subprocess.Popen(
+        ["dvc", "repro"], cwd=folder, env=environment(), stdout=subprocess.DEVNULL
+    )
     wait_for_pids(folder)
     _, _, skipped = run(folder, api, "--when-busy", "skip")
     assert skipped["state"]["name"] == "Skipped"
@@ -108,7 +128,9 @@ def test_a_stage_that_is_killed_is_tried_once_more(tmp_path: Path, api: Api) -> 
 
 def test_a_stage_that_is_killed_again_has_failed(tmp_path: Path, api: Api) -> None:
     folder = make_workspace(
-        tmp_path / "killed", {"only": ATTEMPTS + "import os; os.kill(os.getpid(), 9)"}, retry_delay=0.1
+        tmp_path / "killed",
+        {"only": ATTEMPTS + "import os; os.kill(os.getpid(), 9)"},
+        retry_delay=0.1,
     )
     _, _, flow_run = run(folder, api)
     assert message(flow_run).startswith("only failed: killed by signal 9\n")

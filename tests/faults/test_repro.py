@@ -1,7 +1,8 @@
 """Kills, full disks and stops in real `dvc repro` runs, on the sample of real digits.
 
-A moment too short to hit from outside is hit from within: Python loads shim/sitecustomize.py in every process, and it
-sends the signal, sets the limit, or notes each step that training takes. The product knows nothing of it.
+A moment too short to hit from outside is hit from within: Python loads shim/sitecustomize.py in
+every process, and it sends the signal, sets the limit, or notes each step that training takes. The
+product knows nothing of it.
 """
 
 import os
@@ -34,7 +35,9 @@ OUTPUTS = {  # what each stage makes, the first of those too large for a full di
 
 
 def draw_kills() -> list[str]:
-    """Twenty moments, the same every time: in a step, between a checkpoint's write and its rename, at the end."""
+    """Twenty moments, the same every time: in a step, between a checkpoint's write and its rename,
+    at the end.
+    """
     draw = random.Random(4)
     steps = [f"step {draw.randint(1, STEPS)} {draw.uniform(0, 0.03):.4f}" for _ in range(13)]
     renames = [f"rename .checkpoints/ {draw.randint(1, EPOCHS * 4)}" for _ in range(4)]
@@ -42,8 +45,12 @@ def draw_kills() -> list[str]:
 
 
 def repro(folder: Path, **faults: str) -> subprocess.CompletedProcess[str]:
-    variables = environment() | {"PYTHONPATH": str(SHIM), "FAULT_LOG": str(folder / "steps.log")} | faults
-    return subprocess.run(["dvc", "repro"], cwd=folder, env=variables, capture_output=True, text=True)
+    variables = (
+        environment() | {"PYTHONPATH": str(SHIM), "FAULT_LOG": str(folder / "steps.log")} | faults
+    )
+    return subprocess.run(
+        ["dvc", "repro"], cwd=folder, env=variables, capture_output=True, text=True
+    )
 
 
 def images_trained(folder: Path) -> int:
@@ -57,7 +64,11 @@ def error_lines(result: subprocess.CompletedProcess[str]) -> list[str]:
 
 
 def leftovers(folder: Path) -> list[str]:
-    return [str(path.relative_to(folder)) for path in folder.rglob("*partial*") if ".dvc" not in path.parts]
+    return [
+        str(path.relative_to(folder))
+        for path in folder.rglob("*partial*")
+        if ".dvc" not in path.parts
+    ]
 
 
 @pytest.fixture(scope="session")
@@ -84,7 +95,9 @@ def uninterrupted(untrained: Path, tmp_path_factory: pytest.TempPathFactory) -> 
 def fresh(reproduced: Path, tmp_path: Path) -> Path:
     """Nothing has run yet."""
     folder = tmp_path / "fresh"
-    ignored = shutil.ignore_patterns(".git", "cache", "tmp", "dvc.lock", "raw", "tensors", "models", "reports")
+    ignored = shutil.ignore_patterns(
+        ".git", "cache", "tmp", "dvc.lock", "raw", "tensors", "models", "reports"
+    )
     shutil.copytree(reproduced, folder, symlinks=True, ignore=ignored)
     execute(folder, "git", "init", "--quiet")
     return folder
@@ -99,7 +112,9 @@ def test_after_a_kill_the_next_run_gives_the_same_bytes(
     before = (folder / "dvc.lock").read_bytes()
     killed = repro(folder, FAULT_KILL=moment, FAULT_SIGNAL="9")
     assert killed.returncode != 0
-    assert re.search(r"pipeline\.stages\.train, exited with (-9|137)", killed.stderr)  # as the shell has it
+    assert re.search(
+        r"pipeline\.stages\.train, exited with (-9|137)", killed.stderr
+    )  # as the shell has it
     assert (folder / "dvc.lock").read_bytes() == before
     again = repro(folder)
     assert again.returncode == 0, again.stderr
@@ -112,10 +127,14 @@ def test_after_a_kill_the_next_run_gives_the_same_bytes(
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_sigterm_is_one_line_and_leaves_nothing_half_written(fresh: Path, reproduced: Path, stage: str) -> None:
+def test_sigterm_is_one_line_and_leaves_nothing_half_written(
+    fresh: Path, reproduced: Path, stage: str
+) -> None:
     stopped = repro(fresh, FAULT_KILL=f"rename {OUTPUTS[stage]} 1", FAULT_SIGNAL="15")
     assert stopped.returncode != 0
-    assert error_lines(stopped) == ["error: stopped by SIGTERM; nothing half-written is left, run it again"]
+    assert error_lines(stopped) == [
+        "error: stopped by SIGTERM; nothing half-written is left, run it again"
+    ]
     assert f"pipeline.stages.{stage}, exited with {128 + signal.SIGTERM}" in stopped.stderr
     assert leftovers(fresh) == []
     assert repro(fresh).returncode == 0
@@ -123,8 +142,12 @@ def test_sigterm_is_one_line_and_leaves_nothing_half_written(fresh: Path, reprod
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_a_full_disk_is_one_line_and_leaves_nothing_half_written(fresh: Path, reproduced: Path, stage: str) -> None:
-    """No file of the stage may grow over 200 bytes: of what training writes, the learning curve's first line fits."""
+def test_a_full_disk_is_one_line_and_leaves_nothing_half_written(
+    fresh: Path, reproduced: Path, stage: str
+) -> None:
+    """No file of the stage may grow over 200 bytes: of what training writes, the learning curve's
+    first line fits.
+    """
     full = repro(fresh, FAULT_LIMIT=f"pipeline.stages.{stage}")
     assert full.returncode != 0
     (line,) = error_lines(full)
@@ -151,17 +174,25 @@ def test_a_disk_that_fills_between_checkpoints_loses_none(
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_a_read_only_folder_is_one_line_and_keeps_what_was_there(repository: Path, stage: str) -> None:
+def test_a_read_only_folder_is_one_line_and_keeps_what_was_there(
+    repository: Path, stage: str
+) -> None:
     """Mounted so, because root may write where permissions forbid it."""
     folder = (repository / OUTPUTS[stage]).parent
     mount = f"mount --bind '{folder}' '{folder}' && mount -o remount,ro,bind '{folder}'"
-    unshare = ["unshare", "--mount"] if os.geteuid() == 0 else ["unshare", "--mount", "--map-root-user"]
+    unshare = (
+        ["unshare", "--mount"] if os.geteuid() == 0 else ["unshare", "--mount", "--map-root-user"]
+    )
     if subprocess.run([*unshare, "sh", "-c", mount], capture_output=True).returncode:
         pytest.skip("this machine lets nobody mount")
     before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
     command = f"{mount} && exec '{sys.executable}' -m pipeline.stages.{stage}"
     result = subprocess.run(
-        [*unshare, "sh", "-c", command], cwd=repository, env=environment(), capture_output=True, text=True
+        [*unshare, "sh", "-c", command],
+        cwd=repository,
+        env=environment(),
+        capture_output=True,
+        text=True,
     )
     assert result.returncode == 1
     assert re.fullmatch(r"error: .*Read-only file system.*\n", result.stderr), result.stderr
@@ -174,13 +205,19 @@ def test_of_two_runs_at_once_one_works_and_the_other_says_so(
 ) -> None:
     folder = tmp_path / "repository"
     shutil.copytree(untrained, folder, symlinks=True)
-    first = subprocess.Popen(["dvc", "repro"], cwd=folder, env=environment(), stdout=subprocess.PIPE, text=True)
+    first = subprocess.Popen(
+        ["dvc", "repro"], cwd=folder, env=environment(), stdout=subprocess.PIPE, text=True
+    )
     assert first.stdout
     while "Running stage 'train'" not in first.stdout.readline():
         assert first.poll() is None
-    second = subprocess.run(["dvc", "repro"], cwd=folder, env=environment(), capture_output=True, text=True)
+    second = subprocess.run(
+        ["dvc", "repro"], cwd=folder, env=environment(), capture_output=True, text=True
+    )
     first.communicate()
     assert first.returncode == 0
-    assert second.returncode == 0 or re.search(r"Unable to acquire lock|is busy, it is being blocked by", second.stderr)
+    assert second.returncode == 0 or re.search(
+        r"Unable to acquire lock|is busy, it is being blocked by", second.stderr
+    )
     assert (folder / "dvc.lock").read_bytes() == uninterrupted
     assert "didn't change" in repro(folder).stdout

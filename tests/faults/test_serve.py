@@ -1,4 +1,6 @@
-"""From nothing to scheduled runs: `serve` with a server of its own, on the sample of real digits."""
+"""From nothing to scheduled runs: `serve` with a server of its own, on the sample of real
+digits.
+"""
 
 import shutil
 import signal
@@ -30,22 +32,31 @@ pytestmark = pytest.mark.slow
 
 RAN = dict.fromkeys(STAGES, "Completed")
 RETRAINED = RAN | {"fetch": "Skipped", "preprocess": "Skipped"}
-RESTORED = {stage: "Restored" if state == "Completed" else state for stage, state in RETRAINED.items()}
+RESTORED = {
+    stage: "Restored" if state == "Completed" else state for stage, state in RETRAINED.items()
+}
 MODEL = Path("models/model.safetensors")
 
 
 def test_scheduled_runs_end_to_end(repository: Path, tmp_path: Path) -> None:
-    """All runs, then what a change affects, then its undoing is restored; Ctrl-C leaves nothing behind."""
+    """All runs, then what a change affects, then its undoing is restored; Ctrl-C leaves nothing
+    behind.
+    """
     shutil.rmtree(repository / ".dvc" / "cache")
     (repository / "dvc.lock").unlink()
     url = f"http://127.0.0.1:{free_port()}/api"
-    serve = start_pipeline(repository, url, "serve", "run", "--interval", "5", home=tmp_path / "prefect")
+    serve = start_pipeline(
+        repository, url, "serve", "run", "--interval", "5", home=tmp_path / "prefect"
+    )
     api = Api(url)
     try:
         wait_until(api.answers)
         first = api.run_named("Completed")
         assert list(api.states(first, RAN)) == list(STAGES)
-        assert any(line.startswith("epoch 1/2: train loss") for line in api.logs(first, containing="epoch 2/2"))
+        assert any(
+            line.startswith("epoch 1/2: train loss")
+            for line in api.logs(first, containing="epoch 2/2")
+        )
         artifacts = api.artifacts(first)
         assert {"plan", "metrics", "params", "report"} <= artifacts.keys()
         assert [row["stage"] for row in artifacts["plan"]] == list(STAGES)
@@ -55,7 +66,10 @@ def test_scheduled_runs_end_to_end(repository: Path, tmp_path: Path) -> None:
         edit_params(repository, "train", "learning_rate", 0.002)
         changed = api.run_named("Completed", besides={first["id"]})
         assert api.states(changed, RETRAINED) == RETRAINED
-        assert "params.yaml train.learning_rate 0.004 → 0.002" in api.artifacts(changed)["plan"][2]["why"]
+        assert (
+            "params.yaml train.learning_rate 0.004 → 0.002"
+            in api.artifacts(changed)["plan"][2]["why"]
+        )
         assert (repository / MODEL).read_bytes() != model
 
         edit_params(repository, "train", "learning_rate", 0.004)
@@ -82,7 +96,9 @@ def test_scheduled_retraining_publishes_what_is_new(tmp_path: Path, api: Api) ->
         edit_params(folder, "train", "skill", 180)
         execute(folder, *GIT, "commit", "-qm", "new", "params.yaml")
         second = api.run_named("Published", besides={first["id"]})
-        assert message(second).startswith("toy@v1.1.0: accuracy 90.00% against the champion's 75.00%")
+        assert message(second).startswith(
+            "toy@v1.1.0: accuracy 90.00% against the champion's 75.00%"
+        )
     finally:
         serve.send_signal(signal.SIGINT)
         serve.communicate()
@@ -91,7 +107,9 @@ def test_scheduled_retraining_publishes_what_is_new(tmp_path: Path, api: Api) ->
 
 
 @pytest.mark.parametrize("number", [None, signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
-def test_without_a_server_there_is_one_as_long_as_the_run(tmp_path: Path, number: signal.Signals | None) -> None:
+def test_without_a_server_there_is_one_as_long_as_the_run(
+    tmp_path: Path, number: signal.Signals | None
+) -> None:
     folder = make_workspace(tmp_path / "alone", {"only": STAY if number else ""})
     process = start_pipeline(folder, "", "run", home=tmp_path / "prefect")
     if number:
@@ -108,7 +126,9 @@ def test_without_a_server_there_is_one_as_long_as_the_run(tmp_path: Path, number
 
 
 def test_a_killed_run_is_marked_crashed_and_frees_the_schedule(tmp_path: Path, api: Api) -> None:
-    """Nothing of it is left but a run that looks alive, until its heartbeats, 30 seconds apart, are missed."""
+    """Nothing of it is left but a run that looks alive, until its heartbeats, 30 seconds apart, are
+    missed.
+    """
     folder = make_workspace(tmp_path / "zombie", {"only": STAY})
     shutil.copyfile(ROOT / "automations.json", folder / "automations.json")
     serve = start_pipeline(folder, api.url, "serve", "run", "--interval", "15")
@@ -131,17 +151,28 @@ def test_a_killed_run_is_marked_crashed_and_frees_the_schedule(tmp_path: Path, a
 
 
 def test_a_worker_does_once_what_was_missed(tmp_path: Path, api: Api) -> None:
-    """The deployment of prefect.yaml, its schedule hurried, in a process pool whose worker comes late."""
+    """The deployment of prefect.yaml, its schedule hurried, in a process pool whose worker comes
+    late.
+    """
     folder = make_model_workspace(tmp_path / "pool")
     (folder / "pipeline").symlink_to(ROOT / "pipeline")
     deployment = (ROOT / "prefect.yaml").read_text(encoding="utf-8")
-    (folder / "prefect.yaml").write_text(deployment.replace('cron: "0 3 * * *"', "interval: 5"), encoding="utf-8")
+    (folder / "prefect.yaml").write_text(
+        deployment.replace('cron: "0 3 * * *"', "interval: 5"), encoding="utf-8"
+    )
     variables = environment() | {"PREFECT_API_URL": api.url, "MNIST_WORKSPACE": str(folder)}
-    for command in (["work-pool", "create", "mnist", "--type", "process"], ["--no-prompt", "deploy", "--all"]):
-        result = subprocess.run(["prefect", *command], cwd=folder, env=variables, capture_output=True, text=True)
+    for command in (
+        ["work-pool", "create", "mnist", "--type", "process"],
+        ["--no-prompt", "deploy", "--all"],
+    ):
+        result = subprocess.run(
+            ["prefect", *command], cwd=folder, env=variables, capture_output=True, text=True
+        )
         assert result.returncode == 0, result.stdout + result.stderr
     late = api.wait_for(lambda: enough(api.runs(state={"name": {"any_": ["Late"]}})))
-    worker = subprocess.Popen(["prefect", "worker", "start", "--pool", "mnist"], cwd=folder, env=variables)
+    worker = subprocess.Popen(
+        ["prefect", "worker", "start", "--pool", "mnist"], cwd=folder, env=variables
+    )
     done = api.run_named("Published")
     worker.send_signal(signal.SIGINT)
     worker.wait()

@@ -1,7 +1,8 @@
-"""Retraining that is killed, raced and worked beside, in real repositories with real remotes of Git and DVC.
+"""Retraining that is killed, raced and worked beside, in real repositories with real remotes of Git
+and DVC.
 
-A moment too short to hit from outside is hit by a program called git, first on PATH, which does part of a command in
-real Git and then kills the run. The product knows nothing of it.
+A moment too short to hit from outside is hit by a program called git, first on PATH, which does
+part of a command in real Git and then kills the run. The product knows nothing of it.
 """
 
 import getpass
@@ -21,7 +22,14 @@ import psutil
 import pytest
 from prefect_api import Api, free_port, message
 from ruamel.yaml import YAML
-from toy import commit_all, execute, make_model_workspace, processes_under, start_pipeline, wait_until
+from toy import (
+    commit_all,
+    execute,
+    make_model_workspace,
+    processes_under,
+    start_pipeline,
+    wait_until,
+)
 
 from pipeline.repository.git import git
 
@@ -64,7 +72,9 @@ def retrain(folder: Path, api: Api, *arguments: str) -> dict[str, Any]:
 
 
 def model_in(repository: Path, storage: Path) -> str:
-    """How many images the champion reads right; every file of it is there, and is what its lock file says."""
+    """How many images the champion reads right; every file of it is there, and is what its lock
+    file says.
+    """
     lock = YAML(typ="safe").load(execute(repository, "git", "show", "champion:dvc.lock"))
     outs = {out["path"]: out["md5"] for stage in lock["stages"].values() for out in stage["outs"]}
     for md5 in (outs["model.txt"], outs["reports/predictions.csv"]):
@@ -81,20 +91,30 @@ def model_in(repository: Path, storage: Path) -> str:
 def assert_that_all_is_well(root: Path, champion: str) -> None:
     """One line of history, two versions, the same here and on the remote, and nothing left over."""
     folder, remote = root / "checkout", root / "remote.git"
-    assert model_in(folder, folder / ".dvc" / "cache") == model_in(remote, root / "storage") == champion
+    assert (
+        model_in(folder, folder / ".dvc" / "cache")
+        == model_in(remote, root / "storage")
+        == champion
+    )
     assert execute(folder, "git", "for-each-ref", "refs/heads/champion", "refs/tags") == execute(
         remote, "git", "for-each-ref", "refs/heads/champion", "refs/tags"
     )
     assert execute(folder, "git", "tag").split() == REFS_WHOLE
-    assert len(execute(folder, "git", "rev-list", "champion").split()) == 4, "two commits of the person's, two versions"
+    assert len(execute(folder, "git", "rev-list", "champion").split()) == 4, (
+        "two commits of the person's, two versions"
+    )
     assert execute(folder, "git", "rev-list", "--merges", "champion") == ""
     assert [path.name for path in (folder / ".dvc" / "tmp" / "worktrees").iterdir()] == ["lock"]
-    assert [path for top in (folder / ".git", remote) for path in (top / "refs").rglob("*.lock")] == []
+    assert [
+        path for top in (folder / ".git", remote) for path in (top / "refs").rglob("*.lock")
+    ] == []
     assert execute(folder, "git", "worktree", "list").count("\n") == 1
     assert execute(folder, "git", "status", "--porcelain") == ""
 
 
-def start_faulty(root: Path, api: Api, at: str, do: str, *arguments: str, **more: str) -> "subprocess.Popen[str]":
+def start_faulty(
+    root: Path, api: Api, at: str, do: str, *arguments: str, **more: str
+) -> "subprocess.Popen[str]":
     """A retraining that gives the new model and to which `do` happens at the Git command `at`."""
     faults = {
         "PATH": f"{SHIM}{os.pathsep}{os.environ['PATH']}",
@@ -110,7 +130,8 @@ def start_faulty(root: Path, api: Api, at: str, do: str, *arguments: str, **more
     return process
 
 
-STEPS = {  # the Git command, what happens there, and the champion in the checkout and on the remote after it
+# the Git command, what happens there, and the champion in the checkout and on the remote after it
+STEPS = {
     "before the commit is made": ("read-tree", "before", OLD, OLD),
     "the commit is made": ("commit-tree", "after", OLD, OLD),
     "while the data is pushed": ("none", "before", OLD, OLD),
@@ -128,7 +149,9 @@ def test_a_kill_at_any_step_leaves_a_whole_champion(root: Path, api: Api, step: 
     at, do, here, there = STEPS[step]
     process = start_faulty(root, api, at, do, "--push", "origin")
     if at == "none":
-        wait_until(lambda: any((root / "checkout/.dvc/tmp/worktrees").glob("publish-*/publish-*/dvc.lock")))
+        wait_until(
+            lambda: any((root / "checkout/.dvc/tmp/worktrees").glob("publish-*/publish-*/dvc.lock"))
+        )
         process.kill()
     process.communicate()
     assert process.returncode == -signal.SIGKILL
@@ -136,13 +159,19 @@ def test_a_kill_at_any_step_leaves_a_whole_champion(root: Path, api: Api, step: 
     assert model_in(root / "checkout", root / "checkout" / ".dvc" / "cache") == here
     assert model_in(root / "remote.git", root / "storage") == there
     flow_run = retrain(root / "checkout", api, "--set", f"train.skill={NEW}", "--push", "origin")
-    assert flow_run["state"]["name"] == ("Published" if (here, there) == (OLD, OLD) else "Unchanged")
+    assert flow_run["state"]["name"] == (
+        "Published" if (here, there) == (OLD, OLD) else "Unchanged"
+    )
     assert_that_all_is_well(root, NEW)
 
 
-def test_a_kill_in_a_stage_leaves_the_champion_and_its_worktree_is_pruned(root: Path, api: Api) -> None:
+def test_a_kill_in_a_stage_leaves_the_champion_and_its_worktree_is_pruned(
+    root: Path, api: Api
+) -> None:
     process = start_faulty(root, api, "none", "before", "--push", "origin")
-    wait_until(lambda: any((root / "checkout/.dvc/tmp/worktrees").glob("retrain-*/retrain-*/model.txt")))
+    wait_until(
+        lambda: any((root / "checkout/.dvc/tmp/worktrees").glob("retrain-*/retrain-*/model.txt"))
+    )
     process.kill()
     process.communicate()
     wait_until(lambda: not processes_under(root))
@@ -171,22 +200,30 @@ def test_a_remote_whose_git_is_killed_with_its_refs_locked(root: Path, api: Api)
 
 def test_two_retrainings_at_once_publish_in_turn(root: Path, api: Api) -> None:
     """The second is judged against the first."""
-    arguments = [("retrain", "--set", f"train.skill={skill}", "--push", "origin") for skill in (NEW, 180)]
+    arguments = [
+        ("retrain", "--set", f"train.skill={skill}", "--push", "origin") for skill in (NEW, 180)
+    ]
     processes = [start_pipeline(root / "checkout", api.url, *command) for command in arguments]
     for process in processes:
         process.communicate()
     first, second = sorted(message(run) for run in api.runs())
     assert first.startswith("toy@v1.1.0: accuracy")
-    assert re.match(r"toy@v1\.2\.0: accuracy 90\.00% against the champion's 85|worse than the champion by more", second)
+    assert re.match(
+        r"toy@v1\.2\.0: accuracy 90\.00% against the champion's 85|worse than the champion by more",
+        second,
+    )
     assert execute(root / "checkout", "git", "rev-list", "--merges", "champion") == ""
     assert model_in(root / "remote.git", root / "storage") == "180"
 
 
 @pytest.mark.parametrize(("theirs", "state"), [("165", "Published"), ("195", "Rejected")])
-def test_who_loses_the_race_is_judged_again_on_the_winner(root: Path, api: Api, theirs: str, state: str) -> None:
+def test_who_loses_the_race_is_judged_again_on_the_winner(
+    root: Path, api: Api, theirs: str, state: str
+) -> None:
     """Between this run's judgement and its push, another clone publishes."""
     execute(root, "git", "clone", "--quiet", "--branch", "main", "remote.git", "other")
-    other = f"cd '{root / 'other'}' && '{sys.executable}' -m pipeline retrain --set train.skill={theirs} --push origin"
+    retraining = f"-m pipeline retrain --set train.skill={theirs} --push origin"
+    other = f"cd '{root / 'other'}' && '{sys.executable}' {retraining}"
     once = f"[ -e '{root / 'once'}' ] || {{ touch '{root / 'once'}'; {other}; }}"
     process = start_faulty(root, api, "push", "wait", "--push", "origin", FAULT_MEANWHILE=once)
     output, _ = process.communicate()
@@ -203,14 +240,18 @@ def test_who_loses_the_race_is_judged_again_on_the_winner(root: Path, api: Api, 
 
 
 def test_a_person_works_on_while_it_retrains(root: Path, api: Api) -> None:
-    """Edits, stages, commits and switches branches; nothing of theirs changes, and nothing of it is in the model."""
+    """Edits, stages, commits and switches branches; nothing of theirs changes, and nothing of it is
+    in the model.
+    """
     folder = root / "checkout"
     go = root / "go"
     slow = f"import time\nwhile not Path({str(go)!r}).exists(): time.sleep(0.05)\n"
     (folder / "train.py").write_text((folder / "train.py").read_text() + slow)
     commit_all(folder)
     source = git(folder, "rev-parse", "HEAD")
-    process = start_pipeline(folder, api.url, "retrain", "--set", f"train.skill={NEW}", "--push", "origin")
+    process = start_pipeline(
+        folder, api.url, "retrain", "--set", f"train.skill={NEW}", "--push", "origin"
+    )
     wait_until(lambda: any((folder / ".dvc/tmp/worktrees").glob("retrain-*/retrain-*/model.txt")))
     execute(folder, "git", "switch", "--quiet", "--create", "feature")
     (folder / "params.yaml").write_text((folder / "params.yaml").read_text().replace("150", "10"))
@@ -225,20 +266,33 @@ def test_a_person_works_on_while_it_retrains(root: Path, api: Api) -> None:
     assert "Published" in output
     assert {path: path.read_bytes() for path in persons_files(folder)} == before
     assert model_in(root / "remote.git", root / "storage") == NEW
-    assert f"Retrained-from: {source}" in execute(folder, "git", "log", "-1", "--format=%B", "champion")
+    assert f"Retrained-from: {source}" in execute(
+        folder, "git", "log", "-1", "--format=%B", "champion"
+    )
     assert execute(folder, "git", "diff", "--name-only", source, "champion", "--", "*.py") == ""
 
 
 def persons_files(folder: Path) -> list[Path]:
-    """All but DVC's notes, and of Git's own what is the person's: what is checked out, staged and theirs by branch."""
-    theirs = [path for path in folder.rglob("*") if not {".git", ".dvc"} & set(path.relative_to(folder).parts)]
-    gits = [folder / ".git" / name for name in ("HEAD", "index", "config", "refs/heads/main", "refs/heads/feature")]
+    """All but DVC's notes, and of Git's own what is the person's: what is checked out, staged and
+    theirs by branch.
+    """
+    theirs = [
+        path
+        for path in folder.rglob("*")
+        if not {".git", ".dvc"} & set(path.relative_to(folder).parts)
+    ]
+    gits = [
+        folder / ".git" / name
+        for name in ("HEAD", "index", "config", "refs/heads/main", "refs/heads/feature")
+    ]
     return [path for path in [*theirs, *gits] if path.is_file()]
 
 
 @pytest.fixture
 def ssh(tmp_path: Path) -> Iterator[tuple[int, str]]:
-    """A server of SSH on loopback with a key of its own: its port, and the command that logs in there."""
+    """A server of SSH on loopback with a key of its own: its port, and the command that logs in
+    there.
+    """
     server = shutil.which("sshd", path=f"{os.environ['PATH']}:/usr/sbin")
     if not server:
         pytest.skip("there is no sshd here; Debian's is in the package openssh-server")
@@ -257,12 +311,16 @@ def ssh(tmp_path: Path) -> Iterator[tuple[int, str]]:
         "UsePAM": "no",
         "PasswordAuthentication": "no",
     }
-    (tmp_path / "sshd_config").write_text("".join(f"{name} {value}\n" for name, value in settings.items()))
-    process = subprocess.Popen([server, "-D", "-e", "-f", str(tmp_path / "sshd_config")], stderr=subprocess.DEVNULL)
-    known = f"-o StrictHostKeyChecking=no -o UserKnownHostsFile={tmp_path / 'known'} -o IdentitiesOnly=yes"
+    (tmp_path / "sshd_config").write_text(
+        "".join(f"{name} {value}\n" for name, value in settings.items())
+    )
+    process = subprocess.Popen(
+        [server, "-D", "-e", "-f", str(tmp_path / "sshd_config")], stderr=subprocess.DEVNULL
+    )
+    known = f"-o StrictHostKeyChecking=no -o UserKnownHostsFile={tmp_path / 'known'}"
     try:
         wait_until(lambda: is_open(port))
-        yield port, f"ssh -i {tmp_path / 'user'} {known}"
+        yield port, f"ssh -i {tmp_path / 'user'} -o IdentitiesOnly=yes {known}"
     finally:
         process.terminate()
         process.wait()
@@ -273,8 +331,12 @@ def is_open(port: int) -> bool:
         return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
-def test_a_remote_over_ssh(root: Path, api: Api, ssh: tuple[int, str], monkeypatch: pytest.MonkeyPatch) -> None:
-    """It publishes there; killed in its push, nothing of it is left, and the next run ends right."""
+def test_a_remote_over_ssh(
+    root: Path, api: Api, ssh: tuple[int, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It publishes there; killed in its push, nothing of it is left, and the next run ends
+    right.
+    """
     port, command = ssh
     monkeypatch.setenv("GIT_SSH_COMMAND", command)
     url = f"ssh://{getpass.getuser()}@127.0.0.1:{port}{root / 'remote.git'}"
@@ -282,7 +344,9 @@ def test_a_remote_over_ssh(root: Path, api: Api, ssh: tuple[int, str], monkeypat
     hook = root / "remote.git" / "hooks" / "pre-receive"
     hook.write_text(f"#!/bin/sh\ntouch '{root / 'pushing'}'\nsleep 600\n")
     hook.chmod(0o755)
-    process = start_pipeline(root / "checkout", api.url, "retrain", "--set", f"train.skill={NEW}", "--push", "origin")
+    process = start_pipeline(
+        root / "checkout", api.url, "retrain", "--set", f"train.skill={NEW}", "--push", "origin"
+    )
     wait_until((root / "pushing").exists)
     process.kill()
     process.communicate()
@@ -297,11 +361,17 @@ def test_a_remote_over_ssh(root: Path, api: Api, ssh: tuple[int, str], monkeypat
     assert_that_all_is_well(root, NEW)
 
 
-def test_a_killed_training_is_gone_on_with_and_its_model_verified(repository: Path, api: Api) -> None:
-    """Real digits: the next run resumes from the checkpoint that the killed one left in its worktree."""
+def test_a_killed_training_is_gone_on_with_and_its_model_verified(
+    repository: Path, api: Api
+) -> None:
+    """Real digits: the next run resumes from the checkpoint that the killed one left in its
+    worktree.
+    """
     command = ("retrain", "--set", "train.epochs=5", "--publish", "champion")
     process = start_pipeline(repository, api.url, *command)
-    wait_until(lambda: any((repository / ".dvc/tmp/worktrees").glob("retrain-*/checkpoints/*.safetensors")))
+    wait_until(
+        lambda: any((repository / ".dvc/tmp/worktrees").glob("retrain-*/checkpoints/*.safetensors"))
+    )
     process.kill()
     process.communicate()
     process = start_pipeline(repository, api.url, *command)

@@ -41,7 +41,9 @@ def state(folder: Path) -> dict[str, bytes]:
     }
 
 
-def test_a_clean_clone_is_the_same_and_nothing_of_the_users_changes(repository: Path, tmp_path: Path) -> None:
+def test_a_clean_clone_is_the_same_and_nothing_of_the_users_changes(
+    repository: Path, tmp_path: Path
+) -> None:
     clone = tmp_path / "clone with a space"
     execute(tmp_path, "git", "clone", "--quiet", str(repository), str(clone))
     (clone / "params.yaml").write_text("the user is at work here")
@@ -65,7 +67,10 @@ def test_the_receipt_for_machines(repository: Path) -> None:
 
 def doctor_a_metric(folder: Path) -> None:
     path = folder / "reports/metrics.json"
-    path.write_text(path.read_text(encoding="utf-8").replace('"accuracy": 0.', '"accuracy": 0.9'), encoding="utf-8")
+    path.write_text(
+        path.read_text(encoding="utf-8").replace('"accuracy": 0.', '"accuracy": 0.9'),
+        encoding="utf-8",
+    )
 
 
 def doctor_with_its_lock(name: str, stage: str, folder: Path) -> None:
@@ -87,17 +92,34 @@ def doctor_the_cache(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("how", "name", "stage", "said"),
     [
-        ("file", "reports/metrics.json", "evaluate", "evaluate: reports/metrics.json in the commit has md5 "),
+        (
+            "file",
+            "reports/metrics.json",
+            "evaluate",
+            "evaluate: reports/metrics.json in the commit has md5 ",
+        ),
         ("lock", "reports/metrics.json", "evaluate", "reports/metrics.json: dvc.lock says "),
         ("lock", MODEL, "train", f"{MODEL}: dvc.lock says "),
-        ("lock", "data/tensors/test.safetensors", "preprocess", "data/tensors/test.safetensors: dvc.lock says "),
+        (
+            "lock",
+            "data/tensors/test.safetensors",
+            "preprocess",
+            "data/tensors/test.safetensors: dvc.lock says ",
+        ),
         ("lock", "data/raw/t10k-labels-idx1-ubyte", "fetch", "data/raw: dvc.lock says "),
         ("cache", "", "", "data/tensors/train.safetensors in the cache is not what its name "),
         ("workspace", MODEL, "train", f"train: {MODEL} in the workspace has md5 "),
-        ("workspace", "data/raw/t10k-labels-idx1-ubyte", "fetch", "fetch: data/raw in the workspace has md5 "),
+        (
+            "workspace",
+            "data/raw/t10k-labels-idx1-ubyte",
+            "fetch",
+            "fetch: data/raw in the workspace has md5 ",
+        ),
     ],
 )
-def test_what_is_doctored_is_caught_and_named(repository: Path, how: str, name: str, stage: str, said: str) -> None:
+def test_what_is_doctored_is_caught_and_named(
+    repository: Path, how: str, name: str, stage: str, said: str
+) -> None:
     if how == "cache":
         doctor_the_cache(repository)
     elif how == "lock":
@@ -118,7 +140,10 @@ def test_a_machine_that_differs_is_told_of_instead(repository: Path) -> None:
     """The receipt of a run elsewhere, which rounded otherwise."""
     doctor_with_its_lock(MODEL, "train", repository)
     (honest,) = (repository / "receipts").iterdir()
-    environment = json.loads(honest.read_text(encoding="utf-8")) | {"processor": "Another", "threads": 64}
+    environment = json.loads(honest.read_text(encoding="utf-8")) | {
+        "processor": "Another",
+        "threads": 64,
+    }
     md5 = hashlib.md5((repository / MODEL).read_bytes()).hexdigest()
     honest.rename(honest.with_name(f"{md5}.json"))
     honest.with_name(f"{md5}.json").write_text(json.dumps(environment), encoding="utf-8")
@@ -138,7 +163,8 @@ def test_what_cannot_be_run_is_exit_code_2_and_one_line(repository: Path) -> Non
     result = verify(repository)
     assert result.returncode == 2
     assert result.stderr.splitlines()[-1].startswith(
-        "error: cannot tell: the stage fetch did not run to its end: error: params.yaml: the section 'fetch' is missing"
+        "error: cannot tell: the stage fetch did not run to its end: error: params.yaml: the"
+        " section 'fetch' is missing"
     )
     execute(repository, "git", "rm", "--quiet", "dvc.lock")
     commit(repository)
@@ -156,7 +182,9 @@ def test_an_earlier_commit_is_verified_by_its_own_code(repository: Path) -> None
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_stopped_it_leaves_no_worktree_and_no_process(repository: Path, tmp_path: Path, number: signal.Signals) -> None:
+def test_stopped_it_leaves_no_worktree_and_no_process(
+    repository: Path, tmp_path: Path, number: signal.Signals
+) -> None:
     temporary = tmp_path / "temporary"
     temporary.mkdir()
     process = subprocess.Popen(
@@ -173,8 +201,12 @@ def test_stopped_it_leaves_no_worktree_and_no_process(repository: Path, tmp_path
     process.send_signal(number)
     stderr = process.communicate()[1]
     assert process.returncode == 128 + number
-    assert f"error: stopped by {number.name}; nothing half-written is left, run it again\n" in stderr
-    assert list((repository / ".dvc/tmp/worktrees").iterdir()) == [repository / ".dvc/tmp/worktrees/lock"]
+    assert (
+        f"error: stopped by {number.name}; nothing half-written is left, run it again\n" in stderr
+    )
+    assert list((repository / ".dvc/tmp/worktrees").iterdir()) == [
+        repository / ".dvc/tmp/worktrees/lock"
+    ]
     assert execute(repository, "git", "worktree", "list").count("\n") == 1
     assert not processes_in(temporary)
 

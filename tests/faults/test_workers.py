@@ -23,7 +23,11 @@ SETTINGS: dict[str, list[Any]] = {
     "train.batch_size": [16, 64],
     "train.keep": ["best", "last"],
 }
-EIGHT = [word for name, values in SETTINGS.items() for word in ("--set", f"{name}={','.join(map(str, values))}")]
+EIGHT = [
+    word
+    for name, values in SETTINGS.items()
+    for word in ("--set", f"{name}={','.join(map(str, values))}")
+]
 
 
 @pytest.fixture
@@ -40,7 +44,9 @@ def pushed(repository: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def cluster(tmp_path: Path) -> "Iterator[tuple[str, list[subprocess.Popen[bytes]]]]":
-    """A Dask scheduler's address and its two workers, each in a folder of its own as on a machine of its own."""
+    """A Dask scheduler's address and its two workers, each in a folder of its own as on a machine
+    of its own.
+    """
     note = tmp_path / "scheduler.json"
     options = ["--host", "127.0.0.1", "--no-dashboard", "--scheduler-file", str(note)]
     started = [subprocess.Popen([*DASK, "scheduler", "--port", "0", *options])]
@@ -70,23 +76,33 @@ def test_of_two_dask_workers_one_is_killed_and_all_eight_results_arrive(
 
     [table] = pushed.glob("sweeps/*/combinations.csv")
     rows = pd.read_csv(table)
-    assert set(rows[[*SETTINGS]].itertuples(index=False, name=None)) == set(itertools.product(*SETTINGS.values()))
+    assert set(rows[[*SETTINGS]].itertuples(index=False, name=None)) == set(
+        itertools.product(*SETTINGS.values())
+    )
     assert rows["validation accuracy"].between(0.5, 1).all()
     assert rows["validation accuracy"].is_monotonic_decreasing
     ended = [(run["name"], run["state"]["name"]) for run in api.runs(**children)]
-    assert len({name for name, state in ended if state in ("Completed", "Skipped", "Restored")}) == 8
+    assert (
+        len({name for name, state in ended if state in ("Completed", "Skipped", "Restored")}) == 8
+    )
     assert [state for _, state in ended].count("Crashed") <= 1, "the victim was at work on one"
     wait_until(lambda: not processes_under(tmp_path / "first"))
     assert execute(pushed, "git", "status", "--porcelain") == ""
 
     one = [f"--set={name}={values[-1]}" for name, values in SETTINGS.items()]
     finish(start_pipeline(pushed, api.url, "sweep", *one))
-    here = pd.read_csv(max(pushed.glob("sweeps/*/combinations.csv"), key=lambda path: path.stat().st_mtime))
+    here = pd.read_csv(
+        max(pushed.glob("sweeps/*/combinations.csv"), key=lambda path: path.stat().st_mtime)
+    )
     merged = here.merge(rows, on=[*SETTINGS])
-    assert list(merged["validation accuracy_x"]) == list(merged["validation accuracy_y"]), "wherever it runs"
+    assert list(merged["validation accuracy_x"]) == list(merged["validation accuracy_y"]), (
+        "wherever it runs"
+    )
 
 
-def test_a_sweep_that_is_killed_goes_on_where_it_was_and_publishes_the_best(repository: Path, api: Api) -> None:
+def test_a_sweep_that_is_killed_goes_on_where_it_was_and_publishes_the_best(
+    repository: Path, api: Api
+) -> None:
     command = ["sweep", *EIGHT[:2], "--set", "train.batch_size=16,64", "--publish", "champion"]
     first = start_pipeline(repository, api.url, *command)
     done = {"parent_task_run_id": {"is_null_": False}, "state": {"type": {"any_": ["COMPLETED"]}}}
@@ -100,7 +116,9 @@ def test_a_sweep_that_is_killed_goes_on_where_it_was_and_publishes_the_best(repo
     [table] = repository.glob("sweeps/*/combinations.csv")
     rows = pd.read_csv(table)
     assert len(rows) == 4
-    assert {"Restored", "Completed"} == set(rows["state"]) - {"Skipped"}, "what was done is not done again"
+    assert {"Restored", "Completed"} == set(rows["state"]) - {"Skipped"}, (
+        "what was done is not done again"
+    )
     assert "Published" in output, output
     best = rows.iloc[0]
     params = execute(repository, "git", "show", "champion:params.yaml")

@@ -10,7 +10,10 @@ from pipeline.mnist import checkpoint
 from pipeline.mnist.checkpoint import Checkpoint, checkpoint_path, load_checkpoint, save_checkpoint
 
 SAVED = Checkpoint(
-    {"weights": torch.arange(6.0).reshape(2, 3), "generator": torch.Generator().manual_seed(3).get_state()},
+    {
+        "weights": torch.arange(6.0).reshape(2, 3),
+        "generator": torch.Generator().manual_seed(3).get_state(),
+    },
     {"epoch": 2, "history": [[1, 0.1 + 0.2]], "scheduler": {"last_epoch": 7}},
 )
 
@@ -33,7 +36,9 @@ def test_none_is_no_warning(path: Path, capsys: pytest.CaptureFixture[str]) -> N
     assert capsys.readouterr().err == ""
 
 
-def test_a_flipped_bit_anywhere_is_noticed_in_one_line(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_flipped_bit_anywhere_is_noticed_in_one_line(
+    path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     save_checkpoint(path, SAVED)
     content = path.read_bytes()
     for position in range(0, len(content), 37):
@@ -46,14 +51,18 @@ def test_a_flipped_bit_anywhere_is_noticed_in_one_line(path: Path, capsys: pytes
         assert warning.count("\n") == 1
 
 
-@pytest.mark.parametrize("content", [b"", b"PK\x03\x04 a pickle", (2**62).to_bytes(8, "little") + b"{}"])
+@pytest.mark.parametrize(
+    "content", [b"", b"PK\x03\x04 a pickle", (2**62).to_bytes(8, "little") + b"{}"]
+)
 def test_a_file_that_is_no_checkpoint_is_ignored(path: Path, content: bytes) -> None:
     path.parent.mkdir()
     path.write_bytes(content)
     assert load_checkpoint(path) is None
 
 
-def test_the_place_changes_with_each_thing_the_training_depends_on(workspace: Path, monkeypatch: Any) -> None:
+def test_the_place_changes_with_each_thing_the_training_depends_on(
+    workspace: Path, monkeypatch: Any
+) -> None:
     facts: dict[str, Any] = {"params": {"seed": 1}, "environment": {"threads": 2}}
     places = [checkpoint_path([Path("params.yaml")], **facts)]
     assert checkpoint_path([Path("params.yaml")], **facts) == places[0]
@@ -74,7 +83,10 @@ def test_the_folder_keeps_the_newest_and_no_more(path: Path) -> None:
         save_checkpoint(other, SAVED)
         os.utime(other, (number, number))
     save_checkpoint(path, SAVED)
-    assert {file.name for file in path.parent.iterdir()} == {*(f"{n}.safetensors" for n in (4, 5, 6, 7)), path.name}
+    assert {file.name for file in path.parent.iterdir()} == {
+        *(f"{n}.safetensors" for n in (4, 5, 6, 7)),
+        path.name,
+    }
 
 
 def test_nothing_in_the_file_can_be_executed(path: Path) -> None:

@@ -13,9 +13,14 @@ def test_a_device_that_is_not_here_is_refused(monkeypatch: pytest.MonkeyPatch) -
     assert choose_device("auto", "train.device") == CPU
     with pytest.raises(ParamsError) as error:
         choose_device("cuda", "train.device")
-    assert str(error.value) == "params.yaml: train.device must be auto or what this machine has (cpu), got 'cuda'"
+    assert (
+        str(error.value)
+        == "params.yaml: train.device must be auto or what this machine has (cpu), got 'cuda'"
+    )
 
 
-def test_keeping_freed_memory_is_harmless_where_it_does_not_apply(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_keeping_freed_memory_is_harmless_where_it_does_not_apply(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr("platform.libc_ver", lambda: ("musl", ""))
     keep_freed_memory()

@@ -30,18 +30,23 @@ def distance(name: str, expected: Bytes) -> float:
 
 def test_mnists_own_images_stay_as_they_are(digits: Bytes) -> None:
     """But for those of the 200 that its makers placed, or scaled, a little otherwise."""
-    same = [np.array_equal(to_drawing(digit.astype(float), "digit").image, digit) for digit in digits]
+    same = [
+        np.array_equal(to_drawing(digit.astype(float), "digit").image, digit) for digit in digits
+    ]
     assert sum(same) >= 170
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "I;16", "I", "F"])
-def test_every_kind_of_pixel_gives_the_same_drawing(seven: Bytes, tmp_path: Path, mode: str) -> None:
+def test_every_kind_of_pixel_gives_the_same_drawing(
+    seven: Bytes, tmp_path: Path, mode: str
+) -> None:
     image = Image.fromarray(255 - seven)
     if mode == "I;16":
         image = Image.fromarray((255 - seven).astype(np.uint16) * 257)
     elif mode in ("I", "F"):
         image = Image.fromarray(
-            (255 - seven).astype(np.int32 if mode == "I" else np.float32) / (1 if mode == "I" else 9)
+            (255 - seven).astype(np.int32 if mode == "I" else np.float32)
+            / (1 if mode == "I" else 9)
         )
     else:
         image = image.convert(mode)
@@ -87,7 +92,9 @@ def bomb() -> bytes:
 
 def truncated() -> bytes:
     buffer = io.BytesIO()
-    Image.fromarray(np.random.default_rng(1).integers(0, 255, (50, 50), dtype=np.uint8)).save(buffer, format="PNG")
+    Image.fromarray(np.random.default_rng(1).integers(0, 255, (50, 50), dtype=np.uint8)).save(
+        buffer, format="PNG"
+    )
     return buffer.getvalue()[:1000]
 
 
@@ -109,7 +116,9 @@ POSTSCRIPT = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n(
         (b"P5 3 3 255 x", "is "),
     ],
 )
-def test_a_wrong_file_is_one_line_that_names_it(tmp_path: Path, content: bytes, expected: str) -> None:
+def test_a_wrong_file_is_one_line_that_names_it(
+    tmp_path: Path, content: bytes, expected: str
+) -> None:
     path = tmp_path / "wrong.png"
     path.write_bytes(content)
     with pytest.raises(DataError) as error:
@@ -131,7 +140,9 @@ def test_a_large_image_of_16_bits_is_made_smaller(seven: Bytes, tmp_path: Path) 
     assert distance(name, seven) < 12
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(
     kind=st.sampled_from(["PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP", "PPM", "DDS", "AVIF"]),
     changes=st.lists(st.tuples(st.integers(0, 400), st.integers(0, 255)), min_size=1, max_size=8),
@@ -162,7 +173,9 @@ def encode(kind: str) -> bytes:
 def test_a_blank_image_is_one_line(tmp_path: Path) -> None:
     name = str(tmp_path / "blank.png")
     Image.new("L", (50, 50), 255).save(name)
-    with pytest.raises(DataError, match=r"blank.png is blank: nothing stands out from its background$"):
+    with pytest.raises(
+        DataError, match=r"blank.png is blank: nothing stands out from its background$"
+    ):
         to_drawing(read_image(name), name)
 
 

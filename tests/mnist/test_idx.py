@@ -18,7 +18,9 @@ INFO = TensorInfo(dataset="MNIST", classes=("zero", "one"), mean=0.1, std=0.3)
 def idx(*shape: int, content: bytes | None = None, kind: int = 8) -> bytes:
     """An IDX file of zeros, or of `content`."""
     size = int(np.prod(shape))
-    header = bytes([0, 0, kind, len(shape)]) + b"".join(length.to_bytes(4, "big") for length in shape)
+    header = bytes([0, 0, kind, len(shape)]) + b"".join(
+        length.to_bytes(4, "big") for length in shape
+    )
     return header + (bytes(size) if content is None else content)
 
 
@@ -44,20 +46,38 @@ def test_read_raw_adds_the_channel(tmp_path: Path) -> None:
     ("images", "labels", "expected"),
     [
         (b"", idx(2), "images-idx3-ubyte must start with the IDX magic 00000803, got nothing"),
-        (b"<!doctype html>", idx(2), "images-idx3-ubyte must start with the IDX magic 00000803, got 3c21646f"),
-        (idx(2, 28, 28, kind=13), idx(2), "images-idx3-ubyte must start with the IDX magic 00000803, got 00000d03"),
+        (
+            b"<!doctype html>",
+            idx(2),
+            "images-idx3-ubyte must start with the IDX magic 00000803, got 3c21646f",
+        ),
+        (
+            idx(2, 28, 28, kind=13),
+            idx(2),
+            "images-idx3-ubyte must start with the IDX magic 00000803, got 00000d03",
+        ),
         (idx(2), idx(2), "images-idx3-ubyte must start with the IDX magic 00000803, got 00000801"),
-        (idx(2, 28, 28)[:10], idx(2), "images-idx3-ubyte is truncated: its header must be 16 bytes, got 10"),
+        (
+            idx(2, 28, 28)[:10],
+            idx(2),
+            "images-idx3-ubyte is truncated: its header must be 16 bytes, got 10",
+        ),
         (idx(2, 28, 28)[:-1], idx(2), "says 2×28×28 and so must be 1,584 bytes, got 1,583"),
         (idx(2, 28, 28) + b"\0", idx(2), "says 2×28×28 and so must be 1,584 bytes, got 1,585"),
         (idx(2**32 - 1, 0, 0)[:4] + b"\xff" * 12, idx(2), "says 4294967295×4294967295×4294967295"),
         (idx(2, 8, 8), idx(2), "must hold images of 28×28 pixels, got 8×8"),
         (idx(2, 28, 28), idx(3), "images-idx3-ubyte holds 2 images but"),
         (idx(0, 28, 28), idx(0), "images-idx3-ubyte holds no images"),
-        (idx(2, 28, 28), idx(2, content=b"\1\n"), "labels-idx1-ubyte must hold labels 0 to 9, got 10 at position 1"),
+        (
+            idx(2, 28, 28),
+            idx(2, content=b"\1\n"),
+            "labels-idx1-ubyte must hold labels 0 to 9, got 10 at position 1",
+        ),
     ],
 )
-def test_a_bad_file_is_named_with_what_is_wrong(tmp_path: Path, images: bytes, labels: bytes, expected: str) -> None:
+def test_a_bad_file_is_named_with_what_is_wrong(
+    tmp_path: Path, images: bytes, labels: bytes, expected: str
+) -> None:
     with pytest.raises(DataError) as error:
         read_raw(write_raw(tmp_path, images, labels), "train")
     assert expected in str(error.value)
@@ -65,7 +85,9 @@ def test_a_bad_file_is_named_with_what_is_wrong(tmp_path: Path, images: bytes, l
 
 
 def test_a_missing_file_names_the_stage_that_makes_it(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"train-images-idx3-ubyte is missing; run the fetch stage: dvc repro fetch"):
+    with pytest.raises(
+        DataError, match=r"train-images-idx3-ubyte is missing; run the fetch stage: dvc repro fetch"
+    ):
         read_raw(tmp_path, "train")
 
 
@@ -75,7 +97,9 @@ lengths = st.lists(st.integers(0, 5), min_size=1, max_size=4)
 headers = st.one_of(  # of a claim that may be a lie, from plausible to absurd
     st.binary(max_size=40),
     st.lists(st.integers(0, 2**32 - 1), min_size=1, max_size=4).map(
-        lambda shape: bytes([0, 0, 8, len(shape)]) + b"".join(length.to_bytes(4, "big") for length in shape)
+        lambda shape: (
+            bytes([0, 0, 8, len(shape)]) + b"".join(length.to_bytes(4, "big") for length in shape)
+        )
     ),
 )
 
@@ -132,5 +156,7 @@ def test_a_file_that_claims_gigabytes_takes_none(tmp_path: Path, content: bytes)
     def limit() -> None:
         resource.setrlimit(resource.RLIMIT_AS, (4 * 2**30, 4 * 2**30))
 
-    result = subprocess.run([sys.executable, "-c", program, path], preexec_fn=limit, capture_output=True, text=True)
+    result = subprocess.run(
+        [sys.executable, "-c", program, path], preexec_fn=limit, capture_output=True, text=True
+    )
     assert (result.stdout, result.stderr) == ("refused\n" * 2, "")

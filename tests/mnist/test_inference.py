@@ -21,4 +21,6 @@ def test_predict_does_not_depend_on_the_batch() -> None:
     images = torch.randint(256, (count, 1, 28, 28), dtype=torch.uint8)
     network = CNN()
     logits = predict(network, TensorDigits(images, torch.zeros(count), INFO))
-    torch.testing.assert_close(logits, network(normalize(images, INFO)).detach(), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(
+        logits, network(normalize(images, INFO)).detach(), rtol=1e-4, atol=1e-5
+    )

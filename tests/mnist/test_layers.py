@@ -61,13 +61,20 @@ def test_every_output_is_the_layers_own(network: Any) -> None:
 
 
 def test_the_step_in_numbers_is_what_the_network_computes(network: Any) -> None:
-    digits = torch.randint(0, 256, (5, 1, 28, 28), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
+    digits = torch.randint(
+        0, 256, (5, 1, 28, 28), dtype=torch.uint8, generator=torch.Generator().manual_seed(1)
+    )
     insides = look_inside(network, normalize(digits, INFO), np.arange(5))
     for example, digit in enumerate(digits.numpy()[:, 0]):
         step = convolution_step(insides, example, digit, INFO)
         total = (np.array(step["pixels"]) * np.array(step["weights"])).sum() + step["bias"]
         assert total == pytest.approx(step["answer"], abs=1e-5)
-        assert step["largest"] == np.max(step["block"]) == step["answer"] == insides.outputs["conv1"][example].max()
+        assert (
+            step["largest"]
+            == np.max(step["block"])
+            == step["answer"]
+            == insides.outputs["conv1"][example].max()
+        )
 
 
 def test_they_come_back_as_saved_in_the_same_bytes(
@@ -81,16 +88,25 @@ def test_they_come_back_as_saved_in_the_same_bytes(
     assert loaded.layers == insides.layers
     assert list(loaded.examples) == [3, 5]
     assert np.array_equal(loaded.filters, network.conv1.weight.detach())
-    assert all(np.array_equal(loaded.outputs[name], values) for name, values in insides.outputs.items())
+    assert all(
+        np.array_equal(loaded.outputs[name], values) for name, values in insides.outputs.items()
+    )
     save_insides(PATH, loaded)
     assert PATH.read_bytes() == before
 
 
-def test_a_missing_or_damaged_file_is_one_line(network: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_or_damaged_file_is_one_line(
+    network: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(DataError, match=r"^insides.safetensors is missing; run the stage before this one: dvc repro"):
+    with pytest.raises(
+        DataError,
+        match=r"^insides.safetensors is missing; run the stage before this one: dvc repro",
+    ):
         load_insides(PATH)
     save_insides(PATH, look(network))
     PATH.write_bytes(PATH.read_bytes()[:5000])
-    with pytest.raises(DataError, match=r"^insides.safetensors is not what the evaluate stage writes [^\n]+$"):
+    with pytest.raises(
+        DataError, match=r"^insides.safetensors is not what the evaluate stage writes [^\n]+$"
+    ):
         load_insides(PATH)

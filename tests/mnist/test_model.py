@@ -49,7 +49,9 @@ def test_a_model_comes_back_as_it_was_saved(tmp_path: Path) -> None:
 
 
 def test_a_missing_model_names_the_stage_that_makes_it(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"is missing; run the stage before this one: dvc repro train"):
+    with pytest.raises(
+        DataError, match=r"is missing; run the stage before this one: dvc repro train"
+    ):
         load_model(tmp_path / "model.safetensors")
 
 
@@ -64,8 +66,16 @@ def metadata(**changes: str) -> dict[str, str]:
     [
         ({"weight": torch.zeros(3)}, None, "its metadata is missing or malformed"),
         ({"weight": torch.zeros(3)}, {"info": "{}"}, "its metadata is missing or malformed"),
-        ({"weight": torch.zeros(3)}, metadata(architecture="resnet18"), "its metadata is missing or malformed"),
-        ({"weight": torch.zeros(3)}, metadata(), "of another architecture than conv32-conv64-dense128: conv1.bias, "),
+        (
+            {"weight": torch.zeros(3)},
+            metadata(architecture="resnet18"),
+            "its metadata is missing or malformed",
+        ),
+        (
+            {"weight": torch.zeros(3)},
+            metadata(),
+            "of another architecture than conv32-conv64-dense128: conv1.bias, ",
+        ),
         (
             CNN(classes=7).state_dict(),
             metadata(),
@@ -84,7 +94,9 @@ def test_a_file_of_another_model_is_one_line(
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("content", [b"", b"PK\x03\x04 a pickle", np.uint64(2**63).tobytes() + b"{"])
+@pytest.mark.parametrize(
+    "content", [b"", b"PK\x03\x04 a pickle", np.uint64(2**63).tobytes() + b"{"]
+)
 def test_a_file_that_is_no_safetensors_is_one_line(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "model.safetensors"
     path.write_bytes(content)
@@ -106,7 +118,9 @@ def test_a_file_that_is_no_safetensors_is_one_line(tmp_path: Path, content: byte
         {"data_offsets": [8, 0]},
     ],
 )
-def test_a_model_that_lies_about_its_shapes_is_one_line(tmp_path: Path, lie: dict[str, object]) -> None:
+def test_a_model_that_lies_about_its_shapes_is_one_line(
+    tmp_path: Path, lie: dict[str, object]
+) -> None:
     path = tmp_path / "model.safetensors"
     save_model(path, CNN().state_dict(), INFO)
     content = path.read_bytes()
@@ -115,5 +129,7 @@ def test_a_model_that_lies_about_its_shapes_is_one_line(tmp_path: Path, lie: dic
     header["dense1.weight"] |= lie
     changed = json.dumps(header).encode()
     path.write_bytes(len(changed).to_bytes(8, "little") + changed + content[8 + length :])
-    with pytest.raises(DataError, match=r"is not what the train stage writes \([^\n]+\); make it again"):
+    with pytest.raises(
+        DataError, match=r"is not what the train stage writes \([^\n]+\); make it again"
+    ):
         load_model(path)

@@ -19,7 +19,10 @@ from pipeline.repository.processes import environment
 
 def command(*arguments: str, data: bytes = b"") -> "subprocess.CompletedProcess[bytes]":
     return subprocess.run(
-        [sys.executable, "-m", "pipeline", "predict", *arguments], env=environment(), input=data, capture_output=True
+        [sys.executable, "-m", "pipeline", "predict", *arguments],
+        env=environment(),
+        input=data,
+        capture_output=True,
     )
 
 
@@ -27,13 +30,17 @@ def noise(size: int, fall: float, seed: int) -> Any:
     """Noise whose spectrum falls with frequency: 0 is white, 2 is that of photographs."""
     frequency = np.hypot(*np.meshgrid(np.fft.fftfreq(size), np.fft.fftfreq(size)))
     frequency[0, 0] = 1
-    values = np.fft.ifft2(np.fft.fft2(np.random.default_rng(seed).normal(size=(size, size))) / frequency ** (fall / 2))
+    values = np.fft.ifft2(
+        np.fft.fft2(np.random.default_rng(seed).normal(size=(size, size))) / frequency ** (fall / 2)
+    )
     return 255 * (values.real - values.real.min()) / np.ptp(values.real)
 
 
 @pytest.mark.parametrize("size", [20, 28, 100, 280])
 @pytest.mark.parametrize("inverted", [False, True])
-def test_digits_of_any_size_are_read_as_the_model_reads_the_tensor(digits: Bytes, size: int, inverted: bool) -> None:
+def test_digits_of_any_size_are_read_as_the_model_reads_the_tensor(
+    digits: Bytes, size: int, inverted: bool
+) -> None:
     expected = pd.read_csv("reports/predictions.csv")["prediction"][:100]
     names = [f"{number}.png" for number in range(100)]
     for name, digit in zip(names, digits, strict=False):
@@ -41,8 +48,13 @@ def test_digits_of_any_size_are_read_as_the_model_reads_the_tensor(digits: Bytes
         (ImageOps.invert(image) if inverted else image).save(name)
     predictions, errors = predict_files(names)
     assert errors == []
-    agree = sum(prediction.digit == str(digit) for prediction, digit in zip(predictions, expected, strict=True))
-    assert agree >= 85  # this model of 700 digits is often in doubt; the real one reads 100 (benchmarks/predict.py)
+    agree = sum(
+        prediction.digit == str(digit)
+        for prediction, digit in zip(predictions, expected, strict=True)
+    )
+    assert (
+        agree >= 85
+    )  # this model of 700 digits is often in doubt; the real one reads 100 (benchmarks/predict.py)
 
 
 @pytest.mark.parametrize("size", [28, 100, 400])
@@ -83,7 +95,11 @@ def test_json_and_standard_input(digits: Bytes) -> None:
     row = pd.read_csv("reports/predictions.csv").iloc[0]
     assert prediction["file"] == "-"
     assert prediction["digit"] == prediction["top"][0]["digit"] == str(int(row["prediction"]))
-    assert prediction["confidence"] == prediction["top"][0]["confidence"] == pytest.approx(row["confidence"], abs=2e-6)
+    assert (
+        prediction["confidence"]
+        == prediction["top"][0]["confidence"]
+        == pytest.approx(row["confidence"], abs=2e-6)
+    )
     assert len(prediction["top"]) == 3
     assert prediction["unsure"] is None or row["confidence"] < 0.9
 
@@ -95,6 +111,7 @@ def test_nothing_readable_is_an_empty_list(finished_workspace: Path) -> None:
 
 def test_without_a_model_it_says_how_to_get_one(workspace: Path) -> None:
     with pytest.raises(
-        DataError, match=r"^models/model.safetensors is missing; run the stage before this one: dvc rep"
+        DataError,
+        match=r"^models/model.safetensors is missing; run the stage before this one: dvc rep",
     ):
         predict_files(["seven.png"])

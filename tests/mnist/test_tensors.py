@@ -14,7 +14,9 @@ INFO = TensorInfo(dataset="MNIST", classes=("zero", "one"), mean=0.1, std=0.3)
 
 def test_digits_come_back_as_they_were_saved(tmp_path: Path) -> None:
     path = tmp_path / "digits.safetensors"
-    digits = Digits(np.arange(2 * 784, dtype=np.uint8).reshape(2, 1, 28, 28), np.array([1, 0], dtype=np.uint8))
+    digits = Digits(
+        np.arange(2 * 784, dtype=np.uint8).reshape(2, 1, 28, 28), np.array([1, 0], dtype=np.uint8)
+    )
     save_digits(path, digits, INFO)
     loaded, info = load_digits(path)
     assert np.array_equal(loaded.images, digits.images)
@@ -28,7 +30,8 @@ def test_equal_digits_give_equal_bytes_in_every_process(tmp_path: Path) -> None:
         "import numpy as np, sys; from pathlib import Path; from pipeline.mnist.idx import Digits;"
         "from pipeline.mnist.tensors import TensorInfo, save_digits;"
         "digits = Digits(np.zeros((1, 1, 28, 28), np.uint8), np.zeros(1, np.uint8));"
-        "save_digits(Path(sys.argv[1]), digits, TensorInfo(dataset='x', classes=('a', 'b'), mean=0.5, std=0.5))"
+        "save_digits(Path(sys.argv[1]), digits, TensorInfo(dataset='x', classes=('a', 'b'),"
+        " mean=0.5, std=0.5))"
     )
     paths = [tmp_path / str(number) for number in range(4)]
     for path in paths:
@@ -36,7 +39,9 @@ def test_equal_digits_give_equal_bytes_in_every_process(tmp_path: Path) -> None:
     assert len({path.read_bytes() for path in paths}) == 1
 
 
-@pytest.mark.parametrize("content", [b"", b"nothing of the kind", (2**40).to_bytes(8, "little") + b"{}"])
+@pytest.mark.parametrize(
+    "content", [b"", b"nothing of the kind", (2**40).to_bytes(8, "little") + b"{}"]
+)
 def test_a_file_that_holds_no_digits_is_one_line(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "digits.safetensors"
     path.write_bytes(content)

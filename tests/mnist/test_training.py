@@ -26,7 +26,8 @@ RECIPE: dict[str, Any] = {
 
 def train_on(folder: Path, **changes: Any) -> tuple[list[Epoch], CNN]:
     train, validation = (
-        load_digits(folder / "data" / "tensors" / f"{name}.safetensors", CPU) for name in ("train", "validation")
+        load_digits(folder / "data" / "tensors" / f"{name}.safetensors", CPU)
+        for name in ("train", "validation")
     )
     recipe = RECIPE | changes
     make_deterministic(recipe["seed"])
@@ -35,11 +36,20 @@ def train_on(folder: Path, **changes: Any) -> tuple[list[Epoch], CNN]:
 
 
 def test_each_image_moves_by_its_own_offset_and_zeros_come_in() -> None:
-    image = torch.arange(1, 785, dtype=torch.int64).remainder(255).add(1).to(torch.uint8).view(1, 1, 28, 28)
+    image = (
+        torch.arange(1, 785, dtype=torch.int64)
+        .remainder(255)
+        .add(1)
+        .to(torch.uint8)
+        .view(1, 1, 28, 28)
+    )
     moved = random_shift(image.repeat(200, 1, 1, 1), 1, torch.Generator().manual_seed(1))
     padded = F.pad(image, [1, 1, 1, 1])
     possible = [padded[0, :, y : y + 28, x : x + 28] for y in range(3) for x in range(3)]
-    seen = {next(i for i, window in enumerate(possible) if torch.equal(window, picture)) for picture in moved}
+    seen = {
+        next(i for i, window in enumerate(possible) if torch.equal(window, picture))
+        for picture in moved
+    }
     assert seen == set(range(9))
 
 
@@ -55,29 +65,39 @@ def test_training_learns(finished: Path) -> None:
 
 
 def test_equal_seeds_give_equal_bits_and_others_do_not(finished: Path) -> None:
-    (first, network), (again, same), (other, _) = (train_on(finished, seed=seed) for seed in (1, 1, 2))
+    (first, network), (again, same), (other, _) = (
+        train_on(finished, seed=seed) for seed in (1, 1, 2)
+    )
     assert first == again
-    assert all(torch.equal(a, b) for a, b in zip(network.parameters(), same.parameters(), strict=True))
+    assert all(
+        torch.equal(a, b) for a, b in zip(network.parameters(), same.parameters(), strict=True)
+    )
     assert first != other
 
 
 def test_the_constant_schedule_is_the_notebooks_loop(finished: Path) -> None:
     """Plain PyTorch, step by step, over the same order: the same weights to the bit."""
-    history, network = train_on(finished, epochs=1, schedule="constant", max_shift=0, learning_rate=0.001)
+    history, network = train_on(
+        finished, epochs=1, schedule="constant", max_shift=0, learning_rate=0.001
+    )
     train = load_digits(finished / "data/tensors/train.safetensors", CPU)
     make_deterministic(1)
     reference = CNN()
     optimizer = torch.optim.Adam(reference.parameters(), lr=0.001, fused=True)
     losses = []
     for rows in torch.randperm(500, generator=torch.Generator().manual_seed(1)).split(32):
-        loss = F.cross_entropy(reference((train.images[rows] / 255 - 0.5) / 0.5), train.labels[rows])
+        loss = F.cross_entropy(
+            reference((train.images[rows] / 255 - 0.5) / 0.5), train.labels[rows]
+        )
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         losses += [loss.item()] * len(rows)
     for ours, theirs in zip(network.parameters(), reference.parameters(), strict=True):
         torch.testing.assert_close(ours, theirs)
-    assert history[0].train_loss == pytest.approx(sum(losses) / 500)  # the short last batch weighs what it should
+    assert history[0].train_loss == pytest.approx(
+        sum(losses) / 500
+    )  # the short last batch weighs what it should
     assert history[0].learning_rate == 0.001
 
 
@@ -90,22 +110,29 @@ def test_one_cycle_peaks_and_anneals(finished: Path) -> None:
 
 
 @pytest.mark.parametrize("schedule", ["one-cycle", "constant"])
-def test_from_every_snapshot_training_goes_on_to_the_same_bits(finished: Path, tmp_path: Path, schedule: str) -> None:
+def test_from_every_snapshot_training_goes_on_to_the_same_bits(
+    finished: Path, tmp_path: Path, schedule: str
+) -> None:
     """Each goes through its file, as after a kill; 500 images are 16 steps an epoch."""
     train, validation = (
-        load_digits(finished / f"data/tensors/{name}.safetensors", CPU) for name in ("train", "validation")
+        load_digits(finished / f"data/tensors/{name}.safetensors", CPU)
+        for name in ("train", "validation")
     )
     paths: list[Path] = []
 
     def save(snapshot: Snapshot) -> None:
-        paths.append(tmp_path / str(len(paths)) / "checkpoint")  # alone in its folder, which is pruned
+        paths.append(
+            tmp_path / str(len(paths)) / "checkpoint"
+        )  # alone in its folder, which is pruned
         values = snapshot.values | {"epoch": snapshot.epoch, "done": snapshot.done}
         save_checkpoint(paths[-1], Checkpoint(snapshot.tensors, values))
 
     def run(**settings: Any) -> tuple[list[Epoch], CNN]:
         make_deterministic(1)
         network = CNN()
-        return list(fit(network, train, validation, **RECIPE | {"schedule": schedule}, **settings)), network
+        return list(
+            fit(network, train, validation, **RECIPE | {"schedule": schedule}, **settings)
+        ), network
 
     plain, expected = run()
     history, network = run(save=save, save_every=6)
@@ -114,7 +141,12 @@ def test_from_every_snapshot_training_goes_on_to_the_same_bits(finished: Path, t
     for path in paths:
         saved = load_checkpoint(path)
         assert saved
-        snapshot = Snapshot(saved.values["epoch"], saved.values["done"], saved.tensors, saved.values)
+        snapshot = Snapshot(
+            saved.values["epoch"], saved.values["done"], saved.tensors, saved.values
+        )
         rest, network = run(resume=snapshot)
         assert rest == plain[snapshot.epoch - 1 :]
-        assert all(torch.equal(a, b) for a, b in zip(network.parameters(), expected.parameters(), strict=True))
+        assert all(
+            torch.equal(a, b)
+            for a, b in zip(network.parameters(), expected.parameters(), strict=True)
+        )

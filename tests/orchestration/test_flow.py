@@ -1,4 +1,6 @@
-"""The flow against a real server, on small graphs of real processes: states, order, retries, refusals."""
+"""The flow against a real server, on small graphs of real processes: states, order, retries,
+refusals.
+"""
 
 from pathlib import Path
 
@@ -7,7 +9,9 @@ from prefect_api import Api, message, run
 from toy import ATTEMPTS, CHAIN, ORDER, execute, make_workspace, wait_until
 
 
-def test_states_tell_what_ran_and_what_was_skipped_in_the_graphs_order(tmp_path: Path, api: Api) -> None:
+def test_states_tell_what_ran_and_what_was_skipped_in_the_graphs_order(
+    tmp_path: Path, api: Api
+) -> None:
     folder = make_workspace(tmp_path / "chain", CHAIN | {"second": "print('seen at once')"}, ORDER)
     code, _, flow_run = run(folder, api)
     assert code == 0
@@ -16,7 +20,9 @@ def test_states_tell_what_ran_and_what_was_skipped_in_the_graphs_order(tmp_path:
     assert message(api.tasks(flow_run)["second"]) == "not in dvc.lock yet; follows first"
     assert "seen at once" in api.logs(flow_run, containing="seen at once")
     assert [task["run_count"] for task in api.tasks(flow_run).values()] == [1, 1, 1]
-    upstream = {name: task["task_inputs"].get("wait_for", []) for name, task in api.tasks(flow_run).items()}
+    upstream = {
+        name: task["task_inputs"].get("wait_for", []) for name, task in api.tasks(flow_run).items()
+    }
     ids = {name: task["id"] for name, task in api.tasks(flow_run).items()}
     assert {name: [found["id"] for found in inputs] for name, inputs in upstream.items()} == {
         "first": [],
@@ -34,8 +40,12 @@ def test_states_tell_what_ran_and_what_was_skipped_in_the_graphs_order(tmp_path:
     assert api.states(flow_run, expected) == expected
 
 
-def test_a_failed_stage_fails_the_run_with_its_last_lines_and_is_not_retried(tmp_path: Path, api: Api) -> None:
-    folder = make_workspace(tmp_path / "fails", CHAIN | {"second": "import sys; print('why'); sys.exit(2)"}, ORDER)
+def test_a_failed_stage_fails_the_run_with_its_last_lines_and_is_not_retried(
+    tmp_path: Path, api: Api
+) -> None:
+    folder = make_workspace(
+        tmp_path / "fails", CHAIN | {"second": "import sys; print('why'); sys.exit(2)"}, ORDER
+    )
     code, _, flow_run = run(folder, api)
     assert code == 1
     assert flow_run["state"]["type"] == "FAILED"
@@ -65,7 +75,12 @@ Path('{0}.here').touch()
 while not Path('{1}.here').exists():
     time.sleep(0.02)
 """
-    scripts = {"top": "", "left": meet.format("left", "right"), "right": meet.format("right", "left"), "bottom": ""}
+    scripts = {
+        "top": "",
+        "left": meet.format("left", "right"),
+        "right": meet.format("right", "left"),
+        "bottom": "",
+    }
     order = {"left": ["top"], "right": ["top"], "bottom": ["left", "right"]}
     folder = make_workspace(tmp_path / "diamond", scripts, order, timeout=110)
     _, output, flow_run = run(folder, api)

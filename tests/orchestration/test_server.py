@@ -1,4 +1,6 @@
-"""The flow against a real server, on small graphs of real processes: states, order, retries, refusals."""
+"""The flow against a real server, on small graphs of real processes: states, order, retries,
+refusals.
+"""
 
 import httpx
 from prefect_api import Api

@@ -51,7 +51,12 @@ def test_a_candidate_is_made_beside_what_the_person_is_at(repository: Path, api:
     assert made.steps[2].reasons == ("params.yaml train.learning_rate 0.004 → 0.002",)
     receipts = [name for name in made.files if name.startswith("receipts/")]
     assert len(receipts) == 1
-    assert made.files.keys() - receipts == {"dvc.lock", "params.yaml", "reports/history.csv", "reports/metrics.json"}
+    assert made.files.keys() - receipts == {
+        "dvc.lock",
+        "params.yaml",
+        "reports/history.csv",
+        "reports/metrics.json",
+    }
     assert made.files["dvc.lock"] == made.lock
     assert b"learning_rate: 0.002" in made.files["params.yaml"]
     assert 0.5 < made.metrics["accuracy"] < 1
@@ -60,7 +65,13 @@ def test_a_candidate_is_made_beside_what_the_person_is_at(repository: Path, api:
     assert made.validation_accuracy == max(float(row.split(",")[-1]) for row in rows)
 
     again = run_in_flow(repository, api, {"train.learning_rate": 0.002})
-    assert [state.name for state in again.states.values()] == ["Skipped", "Skipped", "Restored", "Restored", "Restored"]
+    assert [state.name for state in again.states.values()] == [
+        "Skipped",
+        "Skipped",
+        "Restored",
+        "Restored",
+        "Restored",
+    ]
     assert again.files == made.files
 
     unchanged = run_in_flow(repository, api, {})
@@ -83,7 +94,9 @@ def test_a_stage_that_fails_makes_no_candidate(tmp_path: Path, api: Api) -> None
 
 @pytest.mark.slow
 def test_what_dvc_keeps_for_itself_is_no_part_of_a_candidate(tmp_path: Path, api: Api) -> None:
-    """Even where nothing tells Git to ignore it: the settings of this machine may hold passwords."""
+    """Even where nothing tells Git to ignore it: the settings of this machine may hold
+    passwords.
+    """
     folder = make_model_workspace(tmp_path / "toy")
     (folder / ".dvc" / ".gitignore").unlink()
     execute(folder, "git", "rm", "--quiet", "--cached", ".dvc/.gitignore")

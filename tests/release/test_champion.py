@@ -1,4 +1,6 @@
-"""Publishing in real repositories with real remotes: what moves, what does not, what the next run mends."""
+"""Publishing in real repositories with real remotes: what moves, what does not, what the next run
+mends.
+"""
 
 import json
 import subprocess
@@ -48,17 +50,25 @@ def publish_now(target: Target, **files: str) -> str:
     with exclusive(target):
         tip = settle(target)
         content = {name.replace("_", "."): text.encode() for name, text in files.items()}
-        return publish(target, "HEAD", content, tip, "Publish {version}", "For a reason\n\nFlow-run: none")
+        return publish(
+            target, "HEAD", content, tip, "Publish {version}", "For a reason\n\nFlow-run: none"
+        )
 
 
 def refs(repository: Path) -> dict[str, str]:
-    lines = execute(repository, "git", "for-each-ref", "--format=%(refname) %(objectname)").splitlines()
-    return dict(line.split() for line in lines if not line.startswith(("refs/heads/main", "refs/remotes")))
+    lines = execute(
+        repository, "git", "for-each-ref", "--format=%(refname) %(objectname)"
+    ).splitlines()
+    return dict(
+        line.split() for line in lines if not line.startswith(("refs/heads/main", "refs/remotes"))
+    )
 
 
 def persons(folder: Path) -> tuple[Any, ...]:
     kept = ("HEAD", "index", "refs/heads/main")
-    return execute(folder, "git", "status", "--porcelain"), [(folder / ".git" / name).read_bytes() for name in kept]
+    return execute(folder, "git", "status", "--porcelain"), [
+        (folder / ".git" / name).read_bytes() for name in kept
+    ]
 
 
 def test_a_version_is_a_commit_on_the_branch_and_two_tags(target: Target, folder: Path) -> None:
@@ -69,7 +79,12 @@ def test_a_version_is_a_commit_on_the_branch_and_two_tags(target: Target, folder
     assert publish_now(target, notes_md="two") == "toy@v1.1.0"
     assert persons(folder) == before
     log = execute(folder, "git", "log", "--format=%s|%p", "champion").splitlines()
-    assert [line.split("|")[0] for line in log] == ["Publish toy@v1.1.0", "Publish toy@v1.0.0", "all", "all"]
+    assert [line.split("|")[0] for line in log] == [
+        "Publish toy@v1.1.0",
+        "Publish toy@v1.0.0",
+        "all",
+        "all",
+    ]
     assert all(" " not in line.split("|")[1] for line in log), "history is a line"
     assert execute(folder, "git", "show", "champion:notes.md") == "two"
     assert execute(folder, "git", "diff", "--name-only", "main", "champion") == "notes.md\n"
@@ -82,7 +97,9 @@ def test_a_version_is_a_commit_on_the_branch_and_two_tags(target: Target, folder
 
 
 def test_the_line_goes_on_from_newer_code(target: Target, folder: Path) -> None:
-    """From the champion where the code has gone another way, from the code where it has the champion in it."""
+    """From the champion where the code has gone another way, from the code where it has the
+    champion in it.
+    """
     publish_now(target, notes_md="one")
     execute(folder, *GIT, "commit", "-q", "--allow-empty", "-m", "newer")
     publish_now(target, notes_md="two")
@@ -93,14 +110,18 @@ def test_the_line_goes_on_from_newer_code(target: Target, folder: Path) -> None:
 
 
 @pytest.mark.slow
-def test_dvc_fetches_a_version_or_what_is_in_production(target: Target, folder: Path, tmp_path: Path) -> None:
+def test_dvc_fetches_a_version_or_what_is_in_production(
+    target: Target, folder: Path, tmp_path: Path
+) -> None:
     publish_now(target)
     (folder / "params.yaml").write_text((folder / "params.yaml").read_text().replace("150", "160"))
     execute(folder, "dvc", "repro")
     commit_all(folder)
     publish_now(target)
     get = ("dvc", "artifacts", "get", str(folder), "toy")
-    for number, (wanted, model) in enumerate([(("--rev", "v1.0.0"), "150 0"), (("--stage", "prod"), "160 0")]):
+    for number, (wanted, model) in enumerate(
+        [(("--rev", "v1.0.0"), "150 0"), (("--stage", "prod"), "160 0")]
+    ):
         execute(tmp_path, *get, *wanted, "--out", f"model-{number}")
         assert (tmp_path / f"model-{number}").read_text() == model
     assert promote(target, "v1.0.0") == "toy@v1.0.0 is the champion again"
@@ -124,19 +145,27 @@ def test_promoting_goes_on_in_the_line(target: Target, folder: Path) -> None:
     before = git(folder, "rev-parse", "champion")
     promote(target, "v1.0.0")
     assert git(folder, "rev-parse", "champion~1") == before
-    assert git(folder, "rev-parse", "champion^{tree}") == git(folder, "rev-parse", "toy@v1.0.0^{tree}")
+    assert git(folder, "rev-parse", "champion^{tree}") == git(
+        folder, "rev-parse", "toy@v1.0.0^{tree}"
+    )
     after = refs(folder)
     assert promote(target, "toy@v1.0.0") == "toy@v1.0.0 is the champion already"
     assert refs(folder) == after
     assert publish_now(target, notes_md="three") == "toy@v1.2.0"
     with pytest.raises(PipelineError) as raised:
         promote(target, "v9.0.0")
-    assert str(raised.value) == "there is no version v9.0.0 of toy; there are: v1.0.0, v1.1.0, v1.2.0"
+    assert (
+        str(raised.value) == "there is no version v9.0.0 of toy; there are: v1.0.0, v1.1.0, v1.2.0"
+    )
 
 
-def test_a_branch_that_somebody_has_checked_out_is_refused(target: Target, folder: Path, tmp_path: Path) -> None:
+def test_a_branch_that_somebody_has_checked_out_is_refused(
+    target: Target, folder: Path, tmp_path: Path
+) -> None:
     check_target(target)
-    execute(folder, "git", "worktree", "add", "--quiet", "-b", "champion", str(tmp_path / "elsewhere"))
+    execute(
+        folder, "git", "worktree", "add", "--quiet", "-b", "champion", str(tmp_path / "elsewhere")
+    )
     for branch, where in (("champion", tmp_path / "elsewhere"), ("main", folder)):
         with pytest.raises(PipelineError) as raised:
             check_target(Target(folder, "toy", branch, None, target.lifeline))
@@ -168,7 +197,9 @@ def test_both_remotes_get_what_they_need(shared: Target, folder: Path, tmp_path:
     assert (tmp_path / "clone" / "model.txt").read_text() == "150 0"
 
 
-def test_a_push_that_is_refused_changes_nothing(shared: Target, folder: Path, tmp_path: Path) -> None:
+def test_a_push_that_is_refused_changes_nothing(
+    shared: Target, folder: Path, tmp_path: Path
+) -> None:
     publish_now(shared, notes_md="one")
     before = refs(folder)
     hook = tmp_path / "remote.git" / "hooks" / "update"
@@ -184,14 +215,18 @@ def test_a_push_that_is_refused_changes_nothing(shared: Target, folder: Path, tm
     assert refs(folder) == refs(tmp_path / "remote.git") != before
 
 
-def test_data_that_cannot_be_pushed_is_not_published(shared: Target, folder: Path, tmp_path: Path) -> None:
+def test_data_that_cannot_be_pushed_is_not_published(
+    shared: Target, folder: Path, tmp_path: Path
+) -> None:
     (tmp_path / "storage").write_text("no folder")
     with pytest.raises(GitError, match="dvc push was refused: ERROR: "):
         publish_now(shared)
     assert refs(folder) == refs(tmp_path / "remote.git") == {}
 
 
-def test_the_loser_of_a_race_on_the_remote_finds_the_winner(shared: Target, folder: Path, tmp_path: Path) -> None:
+def test_the_loser_of_a_race_on_the_remote_finds_the_winner(
+    shared: Target, folder: Path, tmp_path: Path
+) -> None:
     publish_now(shared, notes_md="one")
     execute(folder, "git", "push", "--quiet", "origin", "main")
     execute(tmp_path, "git", "clone", "--quiet", "remote.git", "other", "--branch", "main")
@@ -220,7 +255,9 @@ def test_branches_that_parted_are_refused_in_one_line(shared: Target, folder: Pa
         "origin",
         f"{git(folder, *GIT[1:], 'commit-tree', base + '^{tree}', '-p', base)}:refs/heads/champion",
     )
-    with pytest.raises(PipelineError, match="champion here and on origin have each what the other has not") as raised:
+    with pytest.raises(
+        PipelineError, match="champion here and on origin have each what the other has not"
+    ) as raised:
         settle(shared)
     assert "\n" not in str(raised.value)
 
@@ -233,7 +270,14 @@ def cut(folder: Path, *names: str) -> None:
 @pytest.mark.parametrize(
     ("lost_here", "lost_there"),
     [(REFS[1:], REFS), (REFS[2:], []), ([], REFS[1:]), (REFS, REFS[1:]), (REFS, []), (REFS, REFS)],
-    ids=["branch here", "tag missing here", "branch there", "branch there alone", "nothing here", "nothing"],
+    ids=[
+        "branch here",
+        "tag missing here",
+        "branch there",
+        "branch there alone",
+        "nothing here",
+        "nothing",
+    ],
 )
 def test_what_a_kill_left_out_is_made_up(
     shared: Target, folder: Path, tmp_path: Path, lost_here: list[str], lost_there: list[str]
@@ -243,16 +287,29 @@ def test_what_a_kill_left_out_is_made_up(
     cut(folder, *lost_here)
     cut(tmp_path / "remote.git", *lost_there)
     settle(shared)
-    assert refs(folder) == refs(tmp_path / "remote.git") == ({} if lost_here == lost_there == REFS else whole)
+    assert (
+        refs(folder)
+        == refs(tmp_path / "remote.git")
+        == ({} if lost_here == lost_there == REFS else whole)
+    )
 
 
 @pytest.mark.slow
-def test_refs_that_a_dead_git_locked_are_freed_and_others_are_not(shared: Target, folder: Path, tmp_path: Path) -> None:
+def test_refs_that_a_dead_git_locked_are_freed_and_others_are_not(
+    shared: Target, folder: Path, tmp_path: Path
+) -> None:
     publish_now(shared, notes_md="one")
-    new = {ref: "1" * 40 for ref in ("refs/heads/champion", "refs/tags/toy@v1.1.0", "refs/tags/toy#prod#2")}
+    new = {
+        ref: "1" * 40
+        for ref in ("refs/heads/champion", "refs/tags/toy@v1.1.0", "refs/tags/toy#prod#2")
+    }
     (folder / ".git" / "publish.json").write_text(json.dumps({"remote": "origin", "refs": new}))
     ours, theirs = folder / ".git", tmp_path / "remote.git"
-    stale = [ours / "refs/heads/champion.lock", ours / "refs/tags/toy@v1.1.0.lock", theirs / "refs/heads/champion.lock"]
+    stale = [
+        ours / "refs/heads/champion.lock",
+        ours / "refs/tags/toy@v1.1.0.lock",
+        theirs / "refs/heads/champion.lock",
+    ]
     for lock, content in zip(stale, ["1" * 40 + "\n", "", "1" * 40 + "\n"], strict=True):
         lock.write_text(content)
     somebodys = ours / "refs/heads/main.lock"
@@ -289,6 +346,7 @@ def test_without_a_name_in_gits_settings_the_pipeline_commits_as_itself(
 def test_nobody_publishes_beside_another(target: Target) -> None:
     with exclusive(target):
         second = subprocess.run(
-            ["flock", "--nonblock", str(target.root / ".git" / "publish.lock"), "true"], capture_output=True
+            ["flock", "--nonblock", str(target.root / ".git" / "publish.lock"), "true"],
+            capture_output=True,
         )
         assert second.returncode == 1

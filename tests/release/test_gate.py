@@ -7,7 +7,15 @@ import pytest
 from helpers import ROOT
 
 from pipeline.errors import DataError, ParamsError
-from pipeline.release.gate import Comparison, GateParams, Result, compare, judge, read_gate, to_markdown
+from pipeline.release.gate import (
+    Comparison,
+    GateParams,
+    Result,
+    compare,
+    judge,
+    read_gate,
+    to_markdown,
+)
 from pipeline.repository.dvc_files import read_yaml
 
 GATE = GateParams(metric="accuracy", minimum=0.5, largest_drop=0.1, significance=0.05)
@@ -15,7 +23,10 @@ GATE = GateParams(metric="accuracy", minimum=0.5, largest_drop=0.1, significance
 
 def predictions(hits: str, digit: int = 7) -> bytes:
     """An image for each character, all of that digit, read right where it is a 1."""
-    rows = [f"{index},{digit},{digit if hit == '1' else digit - 1},0.9" for index, hit in enumerate(hits)]
+    rows = [
+        f"{index},{digit},{digit if hit == '1' else digit - 1},0.9"
+        for index, hit in enumerate(hits)
+    ]
     return "\n".join(["index,label,prediction,confidence", *rows, ""]).encode()
 
 
@@ -54,7 +65,12 @@ def test_only_predictions_of_the_same_images_are_compared() -> None:
         ("0001", None, False, "accuracy 25.00% is below the minimum of 50.00%"),
         ("0111", None, True, "accuracy 75.00%, and no champion yet"),
         ("0001", "0001", False, "accuracy 25.00% is below the minimum of 50.00%"),
-        ("1" * 9 + "0", "1" * 10, True, "accuracy 90.00% against the champion's 100.00%, no difference beyond noise"),
+        (
+            "1" * 9 + "0",
+            "1" * 10,
+            True,
+            "accuracy 90.00% against the champion's 100.00%, no difference beyond noise",
+        ),
         ("1" * 8 + "00", "1" * 10, False, "the drop of 20.00% is more than the 10.00% allowed"),
         (
             "0" * 6 + "1" * 94,
@@ -62,9 +78,24 @@ def test_only_predictions_of_the_same_images_are_compared() -> None:
             False,
             "by more than noise: 0 images gained and 6 lost",
         ),
-        ("0" * 5 + "1" * 95, "1" * 100, True, "no difference beyond noise: 0 images gained and 5 lost"),
-        ("1" * 100, "0" * 6 + "1" * 94, True, "more than noise: 6 images gained and 0 lost, McNemar's p = 0.0312"),
-        ("1" * 3, "1" * 4, True, "no test, for want of the champion's predictions on the same images"),
+        (
+            "0" * 5 + "1" * 95,
+            "1" * 100,
+            True,
+            "no difference beyond noise: 0 images gained and 5 lost",
+        ),
+        (
+            "1" * 100,
+            "0" * 6 + "1" * 94,
+            True,
+            "more than noise: 6 images gained and 0 lost, McNemar's p = 0.0312",
+        ),
+        (
+            "1" * 3,
+            "1" * 4,
+            True,
+            "no test, for want of the champion's predictions on the same images",
+        ),
     ],
 )
 def test_verdicts(candidate: str, champion: str | None, passed: bool, reason: str) -> None:
@@ -98,9 +129,15 @@ def test_the_gate_of_params_yaml_is_valid() -> None:
             {"metric": "loss"},
             "params.yaml: gate.metric: Input should be 'accuracy', ",
         ),
-        ({"minimum": "0.9"}, "params.yaml: gate.minimum: Input should be a valid number, got '0.9'"),
+        (
+            {"minimum": "0.9"},
+            "params.yaml: gate.minimum: Input should be a valid number, got '0.9'",
+        ),
         ({"minimum": float("nan")}, "params.yaml: gate.minimum: Input should be"),
-        ({"significance": 0}, "params.yaml: gate.significance: Input should be greater than 0, got 0"),
+        (
+            {"significance": 0},
+            "params.yaml: gate.significance: Input should be greater than 0, got 0",
+        ),
         ({"noise": 1}, "params.yaml: gate.noise: Extra inputs are not permitted, got 1"),
         ("accuracy", "params.yaml: gate: Input should be a valid dictionary"),
     ],

@@ -11,7 +11,13 @@ from pipeline.release.overrides import change_params, parse_changes
 
 
 def test_changes_are_read_as_yaml() -> None:
-    texts = ["train.learning_rate=2e-3", "fetch.sources=[npm]", "train.keep=best", "a.b.c=x=y", "train.device=yes"]
+    texts = [
+        "train.learning_rate=2e-3",
+        "fetch.sources=[npm]",
+        "train.keep=best",
+        "a.b.c=x=y",
+        "train.device=yes",
+    ]
     assert parse_changes(texts) == {
         "train.learning_rate": 0.002,
         "fetch.sources": ["npm"],
@@ -24,10 +30,16 @@ def test_changes_are_read_as_yaml() -> None:
 @pytest.mark.parametrize(
     ("texts", "reason"),
     [
-        (["train.seed"], "--set train.seed: must be SECTION.NAME=VALUE, such as train.learning_rate=0.002"),
+        (
+            ["train.seed"],
+            "--set train.seed: must be SECTION.NAME=VALUE, such as train.learning_rate=0.002",
+        ),
         (["seed=1"], "--set seed=1: must be SECTION.NAME=VALUE"),
         (["train.=1"], "--set train.=1: must be SECTION.NAME=VALUE"),
-        (["train.seed=1", "train.seed=2"], "--set train.seed=2: train.seed is set twice; set it once"),
+        (
+            ["train.seed=1", "train.seed=2"],
+            "--set train.seed=2: train.seed is set twice; set it once",
+        ),
         (["train.seed=[1"], "--set train.seed=[1: [1 is not valid YAML: "),
     ],
 )
@@ -44,17 +56,28 @@ def test_only_the_changed_lines_of_params_yaml_change(tmp_path: Path) -> None:
     change_params(path, {"train.learning_rate": 0.002, "train.keep": "best"})
     before, after = ((ROOT / "params.yaml").read_text().splitlines(), path.read_text().splitlines())
     changed = [line for old, line in zip(before, after, strict=True) if old != line]
-    assert [line.split("#")[0].split() for line in changed] == [["learning_rate:", "0.002"], ["keep:", "best"]]
+    assert [line.split("#")[0].split() for line in changed] == [
+        ["learning_rate:", "0.002"],
+        ["keep:", "best"],
+    ]
     assert changed[1].endswith("# the last epoch, or the best by validation accuracy")
 
 
 @pytest.mark.parametrize(
     ("name", "known"),
-    [("train.lr", "train.seed, train.epochs"), ("trian.seed", "fetch, "), ("train.seed.x", "train.seed")],
+    [
+        ("train.lr", "train.seed, train.epochs"),
+        ("trian.seed", "fetch, "),
+        ("train.seed.x", "train.seed"),
+    ],
 )
-def test_a_parameter_that_is_not_there_is_refused_in_one_line(tmp_path: Path, name: str, known: str) -> None:
+def test_a_parameter_that_is_not_there_is_refused_in_one_line(
+    tmp_path: Path, name: str, known: str
+) -> None:
     shutil.copyfile(ROOT / "params.yaml", tmp_path / "params.yaml")
     with pytest.raises(ParamsError) as raised:
         change_params(tmp_path / "params.yaml", {name: 1})
-    assert str(raised.value).startswith(f"--set {name}=1: params.yaml has no parameter {name}; it has {known}")
+    assert str(raised.value).startswith(
+        f"--set {name}=1: params.yaml has no parameter {name}; it has {known}"
+    )
     assert (tmp_path / "params.yaml").read_bytes() == (ROOT / "params.yaml").read_bytes()

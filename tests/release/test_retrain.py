@@ -1,4 +1,6 @@
-"""Retraining against a real server, on models that take no time to train: verdicts, states, refusals."""
+"""Retraining against a real server, on models that take no time to train: verdicts, states,
+refusals.
+"""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -39,8 +41,12 @@ def test_a_model_is_published_if_it_is_new_and_good_enough(folder: Path, api: Ap
         "train": "Completed",
         "evaluate": "Completed",
     }
-    assert api.artifacts(run)["verdict"].startswith("# Published toy@v1.0.0\n\naccuracy 75.00%, and no champion yet\n")
-    assert (folder / ".dvc/tmp/verdicts" / f"{run['name']}.md").read_text() == api.artifacts(run)["verdict"]
+    assert api.artifacts(run)["verdict"].startswith(
+        "# Published toy@v1.0.0\n\naccuracy 75.00%, and no champion yet\n"
+    )
+    assert (folder / ".dvc/tmp/verdicts" / f"{run['name']}.md").read_text() == api.artifacts(run)[
+        "verdict"
+    ]
     message = execute(folder, "git", "log", "-1", "--format=%B", "champion").splitlines()
     assert message[0] == "Publish toy@v1.0.0: accuracy 75.00% [skip ci]"
     assert f"Flow-run: {run['name']} {run['id']}" in message
@@ -50,17 +56,27 @@ def test_a_model_is_published_if_it_is_new_and_good_enough(folder: Path, api: Ap
     assert end() == ("Unchanged", "champion has this model already")
     name, reason = end(changes={"train.skill": 120})
     assert name == "Rejected"
-    assert reason.startswith("accuracy 60.00% against the champion's 75.00%: the drop of 15.00% is more than the 5.00%")
+    assert reason.startswith(
+        "accuracy 60.00% against the champion's 75.00%: the drop of 15.00% is more than the 5.00%"
+    )
     assert api.artifacts(api.last_run())["verdict"].startswith("# Rejected\n")
     assert everything(folder) == before
 
     name, reason = end(changes={"train.skill": 170}, skip_ci=False)
     assert name == "Published"
-    assert reason.startswith("toy@v1.1.0: accuracy 85.00% against the champion's 75.00%, more than noise: 20 images")
-    assert execute(folder, "git", "log", "-1", "--format=%s", "champion") == "Publish toy@v1.1.0: accuracy 85.00%\n"
-    assert "skill: 170  # images read right" in execute(folder, "git", "show", "champion:params.yaml")
+    assert reason.startswith(
+        "toy@v1.1.0: accuracy 85.00% against the champion's 75.00%, more than noise: 20 images"
+    )
+    assert (
+        execute(folder, "git", "log", "-1", "--format=%s", "champion")
+        == "Publish toy@v1.1.0: accuracy 85.00%\n"
+    )
+    assert "skill: 170  # images read right" in execute(
+        folder, "git", "show", "champion:params.yaml"
+    )
     assert execute(folder, "git", "log", "--format=%p", "champion").split() == [
-        execute(folder, "git", "rev-parse", "--short", rev).strip() for rev in ("champion~1", "main")
+        execute(folder, "git", "rev-parse", "--short", rev).strip()
+        for rev in ("champion~1", "main")
     ]
 
 
@@ -68,7 +84,9 @@ def test_with_nothing_to_do_no_stage_is_asked_of_dvc(folder: Path) -> None:
     execute(folder, "dvc", "repro")
     commit_all(folder)
     assert end()[0] == "Published", "what a person has made, with nothing to run"
-    assert execute(folder, "git", "diff", "--name-only", "main", "champion") == "reports/verdict.md\n"
+    assert (
+        execute(folder, "git", "diff", "--name-only", "main", "champion") == "reports/verdict.md\n"
+    )
     execute(folder, "git", "checkout", "--quiet", "--detach", "champion")
     assert end() == ("Unchanged", "champion has this model already")
 
@@ -92,8 +110,14 @@ def test_a_stage_that_fails_publishes_nothing(folder: Path, api: Api) -> None:
             {"changes": {"train.skil": 1}},
             "--set train.skil=1: params.yaml has no parameter train.skil; it has ",
         ),
-        ({"changes": {"gate.minimum": 2}}, "params.yaml: gate.minimum: Input should be less than or equal to 1, got 2"),
-        ({"remote": "nowhere"}, "git ls-remote nowhere was refused: fatal: 'nowhere' does not appear to be a git repo"),
+        (
+            {"changes": {"gate.minimum": 2}},
+            "params.yaml: gate.minimum: Input should be less than or equal to 1, got 2",
+        ),
+        (
+            {"remote": "nowhere"},
+            "git ls-remote nowhere was refused: fatal: 'nowhere' does not appear to be a git repo",
+        ),
     ],
 )
 def test_what_cannot_be_is_refused_in_one_line_before_anything_runs(

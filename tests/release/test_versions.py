@@ -1,4 +1,6 @@
-"""Publishing in real repositories with real remotes: what moves, what does not, what the next run mends."""
+"""Publishing in real repositories with real remotes: what moves, what does not, what the next run
+mends.
+"""
 
 from pathlib import Path
 

@@ -21,8 +21,13 @@ HISTORY = pd.DataFrame(
         "validation_accuracy": [0.9, 0.95],
     }
 )
-BINS = pd.DataFrame({"lower": [0.5], "upper": [0.6], "images": [7], "confidence": [0.55], "accuracy": [0.4]})
-PER_CLASS = {"$5": {"precision": 0.9, "recall": 0.8, "f1": 0.85}, "<b>": {"precision": 0.5, "recall": 1, "f1": 0.67}}
+BINS = pd.DataFrame(
+    {"lower": [0.5], "upper": [0.6], "images": [7], "confidence": [0.55], "accuracy": [0.4]}
+)
+PER_CLASS = {
+    "$5": {"precision": 0.9, "recall": 0.8, "f1": 0.85},
+    "<b>": {"precision": 0.5, "recall": 1, "f1": 0.67},
+}
 CHARTS = {
     "losses": lambda: figures.draw_losses(HISTORY),
     "learning_rate": lambda: figures.draw_by_epoch(HISTORY, "learning_rate", "learning rate"),
@@ -51,7 +56,9 @@ def test_a_chart_has_equal_bytes_ids_of_its_own_and_the_pages_colours(name: str)
 
 def test_a_charts_text_is_text_and_no_formula() -> None:
     texts = [
-        "".join(text.itertext()) for text in ElementTree.fromstring(CHARTS["classes"]()).iter() if "text" in text.tag
+        "".join(text.itertext())
+        for text in ElementTree.fromstring(CHARTS["classes"]()).iter()
+        if "text" in text.tag
     ]
     assert {"$5", "<b>"} <= set(texts)
 

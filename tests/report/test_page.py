@@ -12,7 +12,9 @@ PREDICTIONS = Path("reports/predictions.csv")
 
 
 def test_wilsons_interval_of_a_worked_example() -> None:
-    """Newcombe 1998, https://doi.org/10.1002/(SICI)1097-0258(19980430)17:8<857::AID-SIM777>3.0.CO;2-E, table I."""
+    """Newcombe 1998,
+    https://doi.org/10.1002/(SICI)1097-0258(19980430)17:8<857::AID-SIM777>3.0.CO;2-E, table I.
+    """
     result = page.headline(81, 263, "sample")
     assert (round(result["low"], 4), round(result["high"], 4)) == (0.2553, 0.3662)
     assert result["notebook"] is None
@@ -23,7 +25,11 @@ def test_the_confused_pairs_are_the_most_frequent() -> None:
     predictions = pd.DataFrame({"label": [4, 4, 9, 4, 7, 0], "prediction": [9, 9, 4, 4, 2, 0]})
     counts = page.count_confusions(predictions, 10)
     assert counts.to_numpy().sum() == 6
-    assert [tuple(pair.values()) for pair in page.most_confused(counts)] == [(4, 9, 2), (7, 2, 1), (9, 4, 1)]
+    assert [tuple(pair.values()) for pair in page.most_confused(counts)] == [
+        (4, 9, 2),
+        (7, 2, 1),
+        (9, 4, 1),
+    ]
 
 
 def test_the_probabilities_of_an_example_are_the_models(finished_workspace: Path) -> None:

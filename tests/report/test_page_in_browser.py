@@ -58,7 +58,9 @@ def press_until(page: Page, key: str, selector: str) -> None:
 
 def test_it_opens_from_disk_asks_for_nothing_and_says_nothing(visit: Visit) -> None:
     """The fixture asserts the latter two for every test."""
-    broken = visit.page.evaluate("Array.from(document.images).filter(i => !i.hidden && !i.naturalWidth).length")
+    broken = visit.page.evaluate(
+        "Array.from(document.images).filter(i => !i.hidden && !i.naturalWidth).length"
+    )
     assert (visit.page.locator("img").count() > 100, broken) == (True, 0)
     assert visit.page.locator("svg").count() == 6
 
@@ -92,7 +94,9 @@ def test_an_error_in_the_confusion_matrix_leads_to_its_images(visit: Visit) -> N
     visit.page.keyboard.press("Enter")
     assert visit.page.url.endswith("#mistakes")
     assert visit.page.locator(SHOWN).count() == count
-    assert visit.page.locator("#label").input_value() == visit.page.locator(cell).first.get_attribute("data-label")
+    assert visit.page.locator("#label").input_value() == visit.page.locator(
+        cell
+    ).first.get_attribute("data-label")
 
 
 def test_another_digit_goes_through_the_network_by_keyboard(visit: Visit) -> None:
@@ -100,16 +104,22 @@ def test_another_digit_goes_through_the_network_by_keyboard(visit: Visit) -> Non
     press_until(page, "Tab", "input[name=example]")
     page.keyboard.press("ArrowRight")
     page.keyboard.press("ArrowRight")
-    shown = page.locator("[data-example]:not([hidden])").evaluate_all("all => all.map(e => e.dataset.example)")
+    shown = page.locator("[data-example]:not([hidden])").evaluate_all(
+        "all => all.map(e => e.dataset.example)"
+    )
     assert set(shown) == {"2"}
     assert page.locator(".softmax:visible .best th").inner_text() == "2"
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("size", [DESKTOP, PHONE])
-def test_axe_finds_nothing_at_all(browser: Browser, folder: Path, scheme: Any, size: tuple[int, int]) -> None:
+def test_axe_finds_nothing_at_all(
+    browser: Browser, folder: Path, scheme: Any, size: tuple[int, int]
+) -> None:
     visit = Visit(browser, folder / report.REPORT, size, color_scheme=scheme)
-    visit.page.evaluate("document.querySelectorAll('details').forEach(details => details.open = true)")
+    visit.page.evaluate(
+        "document.querySelectorAll('details').forEach(details => details.open = true)"
+    )
     results = Axe().run(visit.page)
     found = [
         f"{rule['id']} ({rule['impact']}): {node['target']}"
@@ -122,9 +132,13 @@ def test_axe_finds_nothing_at_all(browser: Browser, folder: Path, scheme: Any, s
 
 
 @pytest.mark.parametrize("size", [DESKTOP, PHONE, NARROW])
-def test_nothing_is_wider_than_the_screen(browser: Browser, folder: Path, size: tuple[int, int]) -> None:
+def test_nothing_is_wider_than_the_screen(
+    browser: Browser, folder: Path, size: tuple[int, int]
+) -> None:
     visit = Visit(browser, folder / report.REPORT, size)
-    visit.page.evaluate("document.querySelectorAll('details').forEach(details => details.open = true)")
+    visit.page.evaluate(
+        "document.querySelectorAll('details').forEach(details => details.open = true)"
+    )
     assert visit.page.evaluate("document.documentElement.scrollWidth") == size[0]
     visit.context.close()
 
@@ -138,7 +152,9 @@ def test_colours_follow_the_scheme(browser: Browser, folder: Path) -> None:
     assert inks[0] != inks[1]
 
 
-def test_without_its_script_everything_can_be_read(browser: Browser, folder: Path, mistakes: pd.DataFrame) -> None:
+def test_without_its_script_everything_can_be_read(
+    browser: Browser, folder: Path, mistakes: pd.DataFrame
+) -> None:
     visit = Visit(browser, folder / report.REPORT, DESKTOP, java_script_enabled=False)
     assert visit.page.locator(".mistakes li:visible").count() == len(mistakes)
     assert visit.page.locator(".softmax:visible").count() == 1

@@ -17,12 +17,16 @@ def test_settings_are_the_meta_of_dvc_yaml(tmp_path: Path) -> None:
     assert read_settings(folder, "only@variant").retries == 3
     text = (folder / "dvc.yaml").read_text()
     (folder / "dvc.yaml").write_text(text.replace("timeout: 3", "timeout: -3"))
-    with pytest.raises(PipelineError, match=r"dvc.yaml: stages.only.meta.timeout: .* greater than 0, got -3"):
+    with pytest.raises(
+        PipelineError, match=r"dvc.yaml: stages.only.meta.timeout: .* greater than 0, got -3"
+    ):
         read_settings(folder, "only")
 
 
 def test_dvc_has_there_the_cache_and_the_remotes_of_the_checkout(tmp_path: Path) -> None:
-    """Their paths are relative in the checkout's configuration, one for all, one for this machine."""
+    """Their paths are relative in the checkout's configuration, one for all, one for this
+    machine.
+    """
     folder = make_workspace(tmp_path / "a checkout", {"only": ""})
     execute(folder, "dvc", "remote", "add", "--default", "shared", "../shared")
     execute(folder, "dvc", "remote", "add", "--local", "own", "../own")
@@ -37,4 +41,6 @@ def test_dvc_has_there_the_cache_and_the_remotes_of_the_checkout(tmp_path: Path)
         execute(tree, "dvc", "push", "--remote", "own")
         assert git(tree, "status", "--porcelain") == ""
     for remote in ("shared", "own"):
-        assert [path.read_text() for path in (tmp_path / remote).rglob("*") if path.is_file()] == ["only"]
+        assert [path.read_text() for path in (tmp_path / remote).rglob("*") if path.is_file()] == [
+            "only"
+        ]

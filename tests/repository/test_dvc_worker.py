@@ -7,7 +7,16 @@ from pathlib import Path
 
 import psutil
 import pytest
-from toy import ATTEMPTS, CHAIN, ORDER, STAY, append, assert_that_nothing_is_left, execute, make_workspace
+from toy import (
+    ATTEMPTS,
+    CHAIN,
+    ORDER,
+    STAY,
+    append,
+    assert_that_nothing_is_left,
+    execute,
+    make_workspace,
+)
 
 from pipeline.errors import PipelineError
 from pipeline.repository.dvc_worker import (
@@ -78,7 +87,9 @@ def test_what_dvc_itself_refuses_is_a_failure_in_its_words(tmp_path: Path) -> No
 
 
 def test_rows_of_a_graph_run_at_once() -> None:
-    graph = parse_dot('"a";\n"a" -> "b";\n"a" -> "c";\n"b" -> "d";\n"c" -> "d";\n"d" -> "e";\n"a" -> "e";\n"f";\n')
+    graph = parse_dot(
+        '"a";\n"a" -> "b";\n"a" -> "c";\n"b" -> "d";\n"c" -> "d";\n"d" -> "e";\n"a" -> "e";\n"f";\n'
+    )
     assert sorted(chain_up(graph, graph)) == [["a", "b"], ["c"], ["d"], ["e"], ["f"]]
     line = {"a": set(), "b": {"a"}, "c": {"a", "b"}}
     assert chain_up(line, line) == [["a", "b", "c"]]
@@ -86,11 +97,16 @@ def test_rows_of_a_graph_run_at_once() -> None:
     assert chain_up(line, []) == []
 
 
-SHOW_DVC = "import psutil; print('by', next(p.pid for p in psutil.Process().parents() if 'dvc' in p.cmdline()))"
+SHOW_DVC = """
+import psutil
+print("by", next(p.pid for p in psutil.Process().parents() if "dvc" in p.cmdline()))
+"""
 
 
 def run_chain(folder: Path, **steps: type[Exception] | None) -> list[str]:
-    """Bring the stages up to date one after the other; return the lines of each, or the message of what is raised."""
+    """Bring the stages up to date one after the other; return the lines of each, or the message of
+    what is raised.
+    """
     written = []
     with Lifeline() as lifeline:
         chain = Chain(folder, list(CHAIN), lifeline)
@@ -123,7 +139,9 @@ def test_a_row_goes_on_from_the_stage_that_failed(tmp_path: Path) -> None:
 
 def test_the_time_limit_of_a_row_is_each_stages_own(tmp_path: Path) -> None:
     folder = make_workspace(tmp_path / "row", CHAIN | {"second": STAY}, ORDER)
-    assert run_chain(folder, first=None, second=StageTimeoutError)[1].startswith("second was ended after 1 seconds")
+    assert run_chain(folder, first=None, second=StageTimeoutError)[1].startswith(
+        "second was ended after 1 seconds"
+    )
     assert_that_nothing_is_left(folder, [])
 
 
@@ -138,14 +156,18 @@ def test_what_dvc_refuses_of_a_row_is_told_of_the_right_stage(tmp_path: Path) ->
 def test_who_works_on_a_stage_of_a_row_is_told_of_the_right_stage(tmp_path: Path) -> None:
     folder = make_workspace(tmp_path / "row", CHAIN, ORDER)
     holder = {"pid": os.getpid(), "cmd": "somebody"}
-    (folder / ".dvc" / "tmp" / "rwlock").write_text(json.dumps({"write": {str(folder / "second.txt"): holder}}))
+    (folder / ".dvc" / "tmp" / "rwlock").write_text(
+        json.dumps({"write": {str(folder / "second.txt"): holder}})
+    )
     assert run_chain(folder, first=None, second=BusyError)[1] == f"process {os.getpid()}: somebody"
 
 
 def test_one_dvc_answers_one_question_after_the_other(fresh: Path, tmp_path: Path) -> None:
     with dvc_in(fresh) as dvc:
         for _ in range(2):
-            with pytest.raises(PipelineError, match=r"^dvc metrics nonsense failed: .*invalid choice"):
+            with pytest.raises(
+                PipelineError, match=r"^dvc metrics nonsense failed: .*invalid choice"
+            ):
                 dvc.ask("metrics", "nonsense")
             (tmp_path / "elsewhere").mkdir(exist_ok=True)
             code, answer, errors = dvc.try_out("--cd", str(tmp_path / "elsewhere"), "root")
@@ -165,7 +187,9 @@ def test_a_dvc_that_has_died_is_one_line(fresh: Path) -> None:
                 dvc.ask("root")
 
 
-def test_what_dvc_said_while_its_lock_file_changed_is_asked_again(fresh: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_dvc_said_while_its_lock_file_changed_is_asked_again(
+    fresh: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """As if a stage had just ended: its lock file is another one after the first answer."""
     contents = iter([b"old", b"new", b"new", b"new"])
     monkeypatch.setattr("pipeline.repository.dvc_worker.read", lambda path: next(contents))

@@ -1,13 +1,15 @@
-"""Worktrees in real repositories: what they share, what they leave alone, and what becomes of them."""
+"""Git's answers, of a real repository."""
 
 from pathlib import Path
 
 import pytest
+from toy import make_workspace
 
 from pipeline.repository.git import GitError, resolve
 
 
-def test_no_such_commit_is_one_line(folder: Path) -> None:
+def test_no_such_commit_is_one_line(tmp_path: Path) -> None:
+    folder = make_workspace(tmp_path / "a checkout", {"only": ""})
     for rev in ("nowhere", "--help", "HEAD~9"):
         with pytest.raises(GitError) as raised:
             resolve(folder, rev)

@@ -13,7 +13,11 @@ from pipeline.repository.graph import look, parse_dot, upstream
 def test_the_graph_is_that_of_dvc_yaml(fresh: Path) -> None:
     with dvc_in(fresh) as dvc:
         view = look(dvc)
-    assert list(view.graph.items()) == [("first", set()), ("second", {"first"}), ("third", {"second"})]
+    assert list(view.graph.items()) == [
+        ("first", set()),
+        ("second", {"first"}),
+        ("third", {"second"}),
+    ]
     assert view.stale == {}
     assert view.cache == fresh / ".dvc" / "cache"
 
@@ -34,6 +38,9 @@ def test_no_graph_here_is_one_line(tmp_path: Path) -> None:
 
 def test_what_dvc_cannot_read_is_one_line(fresh: Path) -> None:
     (fresh / "dvc.yaml").write_text("stages: [")
-    with dvc_in(fresh) as dvc, pytest.raises(PipelineError, match=r"^dvc dag --dot failed: .*dvc.yaml.*$") as failure:
+    with (
+        dvc_in(fresh) as dvc,
+        pytest.raises(PipelineError, match=r"^dvc dag --dot failed: .*dvc.yaml.*$") as failure,
+    ):
         look(dvc)
     assert "\n" not in str(failure.value)

@@ -87,5 +87,8 @@ def test_a_plan_outside_git_is_refused_in_one_line(tmp_path: Path) -> None:
     folder = make_workspace(tmp_path / "bare", {"only": ""})
     shutil.rmtree(folder / ".git")
     execute(folder, "dvc", "config", "core.no_scm", "true")
-    with dvc_in(folder) as dvc, pytest.raises(PipelineError, match=r"^git ls-files .* failed: not a git repository"):
+    with (
+        dvc_in(folder) as dvc,
+        pytest.raises(PipelineError, match=r"^git ls-files .* failed: not a git repository"),
+    ):
         plan(dvc, {}, View({}, {"only": []}, folder))

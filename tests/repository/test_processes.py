@@ -13,16 +13,22 @@ from toy import wait_until
 
 from pipeline.repository.processes import Command, Lifeline, StoppedError, reduce_bars
 
-DEAF = "import signal; [signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, signal.SIGTERM)]"
+DEAF = "import signal; [signal.signal(number, signal.SIG_IGN) for number in (2, 15)]"
 
 
 def python(code: str, folder: Path, lifeline: Lifeline, grace: float = 10) -> Command:
-    return Command([sys.executable, "-u", "-c", textwrap.dedent(code)], lifeline, folder, os.environ, grace)
+    return Command(
+        [sys.executable, "-u", "-c", textwrap.dedent(code)], lifeline, folder, os.environ, grace
+    )
 
 
 def test_output_comes_line_by_line_and_the_exit_code_is_the_commands(tmp_path: Path) -> None:
     with Lifeline() as lifeline:
-        command = python("import sys; print('one'); print('två', file=sys.stderr); sys.exit(7)", tmp_path, lifeline)
+        command = python(
+            "import sys; print('one'); print('två', file=sys.stderr); sys.exit(7)",
+            tmp_path,
+            lifeline,
+        )
         assert list(command.lines()) == ["one", "två"]
         assert command.wait() == 7
 
@@ -87,12 +93,14 @@ def test_everything_ends_with_a_starter_that_is_killed(tmp_path: Path) -> None:
         import os, sys
         from pathlib import Path
         from pipeline.repository.processes import Command, Lifeline
-        command = Command([sys.executable, "-u", "-c", "import os, time; print(os.getpid()); time.sleep(600)"],
-                          Lifeline(), Path.cwd(), os.environ)
+        stay = "import os, time; print(os.getpid()); time.sleep(600)"
+        command = Command([sys.executable, "-u", "-c", stay], Lifeline(), Path.cwd(), os.environ)
         print(next(command.lines()), flush=True)
         command.wait()
     """
-    starter = subprocess.Popen([sys.executable, "-c", textwrap.dedent(code)], stdout=subprocess.PIPE, text=True)
+    starter = subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(code)], stdout=subprocess.PIPE, text=True
+    )
     assert starter.stdout
     with starter.stdout:
         process = psutil.Process(int(starter.stdout.readline()))

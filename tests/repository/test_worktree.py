@@ -1,4 +1,6 @@
-"""Worktrees in real repositories: what they share, what they leave alone, and what becomes of them."""
+"""Worktrees in real repositories: what they share, what they leave alone, and what becomes
+of them.
+"""
 
 import signal
 import subprocess
@@ -34,7 +36,9 @@ CHECKPOINT = """
 
 
 def hold(folder: Path, program: str = HOLD) -> tuple["subprocess.Popen[str]", Path]:
-    process = subprocess.Popen([sys.executable, "-c", program], cwd=folder, stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [sys.executable, "-c", program], cwd=folder, stdout=subprocess.PIPE, text=True
+    )
     assert process.stdout
     return process, Path(process.stdout.readline().rstrip("\n"))
 
@@ -67,7 +71,9 @@ def test_what_a_killed_run_abandoned_is_pruned_and_what_lives_is_not(folder: Pat
     living.send_signal(signal.SIGINT)
     living.communicate()
     assert left_in(folder) == ["lock"]
-    assert not (folder / ".git" / "worktrees").exists() or not list((folder / ".git" / "worktrees").iterdir())
+    assert not (folder / ".git" / "worktrees").exists() or not list(
+        (folder / ".git" / "worktrees").iterdir()
+    )
 
 
 def test_what_git_was_killed_at_is_pruned_too(folder: Path) -> None:
@@ -87,7 +93,9 @@ def test_what_git_was_killed_at_is_pruned_too(folder: Path) -> None:
 def test_what_a_killed_training_left_is_there_for_the_next(folder: Path) -> None:
     (folder / ".checkpoints").mkdir()
     (folder / ".checkpoints" / "earlier.safetensors").write_text("earlier")
-    program = HOLD.replace("as (tree, _)", "as (tree, beside)").replace("    print(", CHECKPOINT + "    print(")
+    program = HOLD.replace("as (tree, _)", "as (tree, beside)").replace(
+        "    print(", CHECKPOINT + "    print("
+    )
     dead, _ = hold(folder, program)
     dead.send_signal(signal.SIGKILL)
     dead.communicate()
@@ -99,7 +107,9 @@ def test_what_a_killed_training_left_is_there_for_the_next(folder: Path) -> None
     assert [path.name for path in (folder / ".checkpoints").iterdir()] == ["earlier.safetensors"]
 
 
-def test_neither_hooks_nor_variables_lead_it_elsewhere(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_neither_hooks_nor_variables_lead_it_elsewhere(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     hook = folder / ".git" / "hooks" / "post-checkout"
     hook.write_text("#!/bin/sh\ntouch hooked\n")
     hook.chmod(0o755)

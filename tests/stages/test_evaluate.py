@@ -33,7 +33,9 @@ def test_the_metrics_are_those_of_the_predictions(finished_workspace: Path) -> N
     for digit in recalls.index:
         assert metrics["per_class"][str(digit)]["recall"] == pytest.approx(recalls[digit], abs=1e-6)
     for digit in precisions.index:
-        assert metrics["per_class"][str(digit)]["precision"] == pytest.approx(precisions[digit], abs=1e-6)
+        assert metrics["per_class"][str(digit)]["precision"] == pytest.approx(
+            precisions[digit], abs=1e-6
+        )
     fractions = [value for name, value in metrics.items() if name not in ("loss", "per_class")]
     assert all(0 <= value <= 1 for value in fractions)
 
@@ -63,7 +65,11 @@ def test_the_insides_are_of_an_image_of_each_class_read_correctly_and_of_the_lea
     assert predictions["confidence"][last] == predictions["confidence"].min()
     rows = predictions.iloc[of_classes]
     assert list(rows["label"]) == list(range(10))
-    correct = predictions[predictions["label"] == predictions["prediction"]].groupby("label")["index"].min()
+    correct = (
+        predictions[predictions["label"] == predictions["prediction"]]
+        .groupby("label")["index"]
+        .min()
+    )
     assert list(rows["index"]) == [correct[digit] for digit in range(10)]
 
 
@@ -78,7 +84,9 @@ def test_the_insides_end_in_the_predictions(finished_workspace: Path) -> None:
 def test_the_reliability_table_gives_the_calibration_error(finished_workspace: Path) -> None:
     table, metrics = pd.read_csv(evaluate.RELIABILITY), json.loads(METRICS.read_text())
     assert (len(table) <= 15, table["images"].sum()) == (True, 200)
-    assert metrics["expected_calibration_error"] == pytest.approx(calibration_error(table), abs=1e-6)
+    assert metrics["expected_calibration_error"] == pytest.approx(
+        calibration_error(table), abs=1e-6
+    )
 
 
 def test_a_class_never_predicted_is_counted_without_a_warning(finished_workspace: Path) -> None:
@@ -93,13 +101,17 @@ def test_a_class_never_predicted_is_counted_without_a_warning(finished_workspace
 
 
 @pytest.mark.parametrize("name", ["models/model.safetensors", "data/tensors/test.safetensors"])
-def test_a_missing_or_damaged_input_is_one_line_and_leaves_the_results(finished_workspace: Path, name: str) -> None:
+def test_a_missing_or_damaged_input_is_one_line_and_leaves_the_results(
+    finished_workspace: Path, name: str
+) -> None:
     before = files_under(Path("reports"))
     Path(name).write_bytes(Path(name).read_bytes()[:1000])
     with pytest.raises(DataError, match=rf"^{name} is not what the \w+ stage writes [^\n]+$"):
         evaluate.main()
     Path(name).unlink()
-    with pytest.raises(DataError, match=rf"^{name} is missing; run the stage before this one: dvc repro \w+$"):
+    with pytest.raises(
+        DataError, match=rf"^{name} is missing; run the stage before this one: dvc repro \w+$"
+    ):
         evaluate.main()
     assert files_under(Path("reports")) == before
 
@@ -108,7 +120,9 @@ def test_a_model_of_other_data_is_refused(finished_workspace: Path) -> None:
     network, _ = load_model(MODEL)
     other = TensorInfo(dataset="FashionMNIST", classes=tuple("abcdefghij"), mean=0.5, std=0.5)
     save_model(MODEL, network.state_dict(), other)
-    with pytest.raises(DataError, match=r"was trained on other data than data/tensors/test.safetensors holds"):
+    with pytest.raises(
+        DataError, match=r"was trained on other data than data/tensors/test.safetensors holds"
+    ):
         evaluate.main()
 
 
@@ -117,4 +131,6 @@ def test_fewer_bins_change_only_the_calibration_error(finished_workspace: Path) 
     set_params(evaluate={"calibration_bins": 2})
     evaluate.main()
     after = json.loads(METRICS.read_text())
-    assert [name for name in before if before[name] != after[name]] == ["expected_calibration_error"]
+    assert [name for name in before if before[name] != after[name]] == [
+        "expected_calibration_error"
+    ]

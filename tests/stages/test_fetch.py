@@ -57,7 +57,9 @@ def test_the_next_source_is_tried(source: Path, capsys: pytest.CaptureFixture[st
         (lambda content: content[:-1] + b"\xff", f"{LABELS} has sha256 "),
     ],
 )
-def test_a_wrong_file_changes_nothing(source: Path, spoil: Callable[[bytes], bytes], reason: str) -> None:
+def test_a_wrong_file_changes_nothing(
+    source: Path, spoil: Callable[[bytes], bytes], reason: str
+) -> None:
     fetch.main()
     before = files_under(Path("data"))
     (source / LABELS).write_bytes(spoil(SAMPLE_FILES[LABELS]))
@@ -73,7 +75,9 @@ def test_a_damaged_gzip_is_refused(source: Path) -> None:
         fetch.main()
 
 
-def test_a_full_disk_is_not_the_sources_fault(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_is_not_the_sources_fault(
+    source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def full(*arguments: object) -> None:
         raise OSError(28, "No space left on device")
 

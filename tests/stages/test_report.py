@@ -57,7 +57,9 @@ def test_the_page_shows_the_results_and_loads_nothing(finished_workspace: Path) 
     assert len(REPORT.read_bytes()) < 3 * 2**20
 
 
-def test_every_picture_has_words_in_its_place_and_every_id_is_its_own(finished_workspace: Path) -> None:
+def test_every_picture_has_words_in_its_place_and_every_id_is_its_own(
+    finished_workspace: Path,
+) -> None:
     page = Page(REPORT.read_text(encoding="utf-8"))
     assert all(page.alternatives)
     assert len(page.alternatives) == page.tags.count("img")
@@ -78,7 +80,11 @@ def test_the_figures_are_those_of_the_metrics(finished_workspace: Path) -> None:
 
 def test_the_parameters_that_made_it_are_shown(finished_workspace: Path) -> None:
     text = REPORT.read_text(encoding="utf-8")
-    for name, value in {"learning rate": "0.004", "schedule": "one-cycle", "validation size": "100"}.items():
+    for name, value in {
+        "learning rate": "0.004",
+        "schedule": "one-cycle",
+        "validation size": "100",
+    }.items():
         assert f'<tr><th scope="row">{name}</th><td>{value}</td></tr>' in text
 
 
@@ -86,12 +92,16 @@ def test_equal_inputs_give_equal_bytes_in_every_process(finished_workspace: Path
     before = [path.read_bytes() for path in (REPORT, report.MISTAKES)]
     for seed in ("1", "2"):
         environment = {"PYTHONHASHSEED": seed, "TZ": "Asia/Tokyo", "LC_ALL": "C"}
-        subprocess.run([sys.executable, "-m", "pipeline.stages.report"], env=environment, check=True)
+        subprocess.run(
+            [sys.executable, "-m", "pipeline.stages.report"], env=environment, check=True
+        )
         assert [path.read_bytes() for path in (REPORT, report.MISTAKES)] == before
 
 
 def test_it_starts_without_torch() -> None:
-    program = "import sys, pipeline.stages.report; assert 'torch' not in sys.modules and 'sklearn' not in sys.modules"
+    program = (
+        "import sys, pipeline.stages.report;assert not {'torch', 'sklearn'} & sys.modules.keys()"
+    )
     subprocess.run([sys.executable, "-c", program], check=True)
 
 
@@ -128,17 +138,24 @@ def test_a_thousand_mistakes_still_make_a_small_page(finished_workspace: Path) -
     assert len(REPORT.read_bytes()) < 3 * 2**20
 
 
-@pytest.mark.parametrize("name", ["metrics.json", "history.csv", "predictions.csv", "reliability.csv"])
-def test_a_missing_or_damaged_input_is_one_line_and_leaves_the_page(finished_workspace: Path, name: str) -> None:
+@pytest.mark.parametrize(
+    "name", ["metrics.json", "history.csv", "predictions.csv", "reliability.csv"]
+)
+def test_a_missing_or_damaged_input_is_one_line_and_leaves_the_page(
+    finished_workspace: Path, name: str
+) -> None:
     before = files_under(Path("reports"))["index.html"]
     path = Path("reports") / name
     path.write_bytes(b"")
     with pytest.raises(
-        DataError, match=rf"^reports/{name} cannot be read \([^\n]+\); make it again: dvc repro --force"
+        DataError,
+        match=rf"^reports/{name} cannot be read \([^\n]+\); make it again: dvc repro --force",
     ):
         report.main()
     path.unlink()
-    with pytest.raises(DataError, match=rf"^reports/{name} is missing; run the stages before this one"):
+    with pytest.raises(
+        DataError, match=rf"^reports/{name} is missing; run the stages before this one"
+    ):
         report.main()
     assert REPORT.read_bytes() == before
 

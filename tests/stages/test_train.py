@@ -28,7 +28,10 @@ HISTORY = Path("reports/history.csv")
 
 def run_train(**environment: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "pipeline.stages.train"], env=os.environ | environment, capture_output=True, text=True
+        [sys.executable, "-m", "pipeline.stages.train"],
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
     )
 
 
@@ -57,18 +60,27 @@ def test_the_model_and_its_history_are_written(finished_workspace: Path) -> None
         },
     ],
 )
-def test_no_environment_changes_the_bytes(finished_workspace: Path, environment: dict[str, str]) -> None:
+def test_no_environment_changes_the_bytes(
+    finished_workspace: Path, environment: dict[str, str]
+) -> None:
     before = MODEL.read_bytes(), HISTORY.read_bytes()
     run_train(**environment).check_returncode()
     assert (MODEL.read_bytes(), HISTORY.read_bytes()) == before
 
 
 @pytest.mark.slow
-def test_another_folder_changes_no_byte(finished_workspace: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_another_folder_changes_no_byte(
+    finished_workspace: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
     folder = tmp_path_factory.mktemp("elsewhere") / "in a folder, deeper — ü"
     shutil.copytree(finished_workspace, folder)
     (folder / MODEL).unlink()
-    subprocess.run([sys.executable, "-m", "pipeline.stages.train"], cwd=folder, check=True, stdout=subprocess.DEVNULL)
+    subprocess.run(
+        [sys.executable, "-m", "pipeline.stages.train"],
+        cwd=folder,
+        check=True,
+        stdout=subprocess.DEVNULL,
+    )
     assert (folder / MODEL).read_bytes() == MODEL.read_bytes()
     assert (folder / HISTORY).read_bytes() == HISTORY.read_bytes()
 
@@ -79,7 +91,9 @@ def test_a_terminal_changes_no_byte(finished_workspace: Path) -> None:
     before = MODEL.read_bytes(), HISTORY.read_bytes()
     ours, theirs = pty.openpty()
     termios.tcsetwinsize(theirs, (24, 100))
-    process = subprocess.Popen([sys.executable, "-m", "pipeline.stages.train"], stdout=theirs, stderr=theirs)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "pipeline.stages.train"], stdout=theirs, stderr=theirs
+    )
     os.close(theirs)
     shown = b""
     with suppress(OSError):  # EIO: the other end is closed
@@ -103,7 +117,9 @@ def test_the_best_epoch_is_kept_or_the_last(
     finished_workspace: Path, monkeypatch: pytest.MonkeyPatch, keep: str, kept: float
 ) -> None:
     def fit(network: CNN, *arguments: object, **settings: object) -> Iterator[Epoch]:
-        """Epochs whose weights all equal their number; the best accuracy comes second, and again third."""
+        """Epochs whose weights all equal their number; the best accuracy comes second, and again
+        third.
+        """
         for number, accuracy in enumerate([0.5, 0.9, 0.9, 0.7], start=1):
             with torch.no_grad():
                 for parameter in network.parameters():
@@ -113,10 +129,14 @@ def test_the_best_epoch_is_kept_or_the_last(
     monkeypatch.setattr(train, "fit", fit)
     set_params(train={"keep": keep, "epochs": 4})
     train.main()
-    assert {weight.unique().item() for weight in load_model(MODEL)[0].state_dict().values()} == {kept}
+    assert {weight.unique().item() for weight in load_model(MODEL)[0].state_dict().values()} == {
+        kept
+    }
 
 
-def test_the_history_can_be_read_after_every_epoch(finished_workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_history_can_be_read_after_every_epoch(
+    finished_workspace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     lengths: list[int] = []
     write = train.write_history
 
@@ -129,7 +149,9 @@ def test_the_history_can_be_read_after_every_epoch(finished_workspace: Path, mon
     assert lengths == [1, 2]
 
 
-def test_without_a_terminal_each_epoch_is_one_line_and_there_is_no_bar(finished_workspace: Path) -> None:
+def test_without_a_terminal_each_epoch_is_one_line_and_there_is_no_bar(
+    finished_workspace: Path,
+) -> None:
     result = run_train()
     assert result.returncode == 0
     assert [line.split(":")[0] for line in result.stdout.splitlines()] == ["epoch 1/2", "epoch 2/2"]
@@ -142,7 +164,8 @@ def test_a_missing_tensor_file_is_one_line_and_exit_code_3(finished_workspace: P
     result = run_train()
     assert result.returncode == 3
     assert result.stderr == (
-        "error: data/tensors/validation.safetensors is missing; run the stage before this one: dvc repro preprocess\n"
+        "error: data/tensors/validation.safetensors is missing; run the stage before this one:"
+        " dvc repro preprocess\n"
     )
     assert MODEL.read_bytes() == before
 
@@ -150,9 +173,13 @@ def test_a_missing_tensor_file_is_one_line_and_exit_code_3(finished_workspace: P
 def test_a_diverged_training_says_so_and_keeps_the_old_model(finished_workspace: Path) -> None:
     set_params(train={"learning_rate": 1.0, "epochs": 3, "max_shift": 0})
     digits, info = load_digits(Path("data/tensors/train.safetensors"))
-    save_digits(Path("data/tensors/train.safetensors"), digits, info.model_copy(update={"std": 1e-38}))
+    save_digits(
+        Path("data/tensors/train.safetensors"), digits, info.model_copy(update={"std": 1e-38})
+    )
     before = MODEL.read_bytes()
-    with pytest.raises(PipelineError, match=r"^training diverged: the loss of epoch 1 is \w+; lower params.yaml: "):
+    with pytest.raises(
+        PipelineError, match=r"^training diverged: the loss of epoch 1 is \w+; lower params.yaml: "
+    ):
         train.main()
     assert MODEL.read_bytes() == before
 
@@ -214,7 +241,9 @@ def test_a_resumed_training_gives_the_bytes_of_an_uninterrupted_one(
     kill_after(saves, monkeypatch)
     MODEL.unlink()
     HISTORY.unlink()  # as DVC does
-    set_params(train={"epochs": 3, "keep": keep, "checkpoint_every": 7})  # the cadence is no part of the fingerprint
+    set_params(
+        train={"epochs": 3, "keep": keep, "checkpoint_every": 7}
+    )  # the cadence is no part of the fingerprint
     capsys.readouterr()
     train.main()
     assert capsys.readouterr().out.splitlines()[0] == message
@@ -237,7 +266,9 @@ def test_a_damaged_checkpoint_is_a_warning_and_training_starts_anew(
     assert MODEL.read_bytes() == before
 
 
-@pytest.mark.parametrize(("name", "value"), [("seed", 2), ("epochs", 3), ("learning_rate", 0.003), ("keep", "last")])
+@pytest.mark.parametrize(
+    ("name", "value"), [("seed", 2), ("epochs", 3), ("learning_rate", 0.003), ("keep", "last")]
+)
 def test_another_trainings_checkpoint_is_left_alone(
     finished_workspace: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -260,4 +291,7 @@ def test_the_receipt_tells_the_environment_under_the_models_hash(finished_worksp
     receipt = json.loads(path.read_text(encoding="utf-8"))
     assert receipt["device"] == "cpu"
     assert receipt["threads"] == torch.get_num_threads()
-    assert receipt["torch"] == torch.__version__.partition("+")[0] or receipt["torch"] == torch.__version__
+    assert (
+        receipt["torch"] == torch.__version__.partition("+")[0]
+        or receipt["torch"] == torch.__version__
+    )

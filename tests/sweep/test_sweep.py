@@ -1,4 +1,6 @@
-"""Which combinations there are, and what becomes of them, on a graph that tells its validation accuracy at once."""
+"""Which combinations there are, and what becomes of them, on a graph that tells its validation
+accuracy at once.
+"""
 
 from pathlib import Path
 from typing import Any
@@ -57,18 +59,33 @@ def toy(tmp_path: Path) -> Path:
 
 def test_combinations_are_the_product_of_the_values_read_as_yaml() -> None:
     assert expand(["train.rate=1e-3, 2", "train.keep=best,last", "a.b=[1, 2]"]) == [
-        {"train.rate": rate, "train.keep": keep, "a.b": [1, 2]} for rate in (0.001, 2) for keep in ("best", "last")
+        {"train.rate": rate, "train.keep": keep, "a.b": [1, 2]}
+        for rate in (0.001, 2)
+        for keep in ("best", "last")
     ]
 
 
 @pytest.mark.parametrize(
     ("settings", "reason"),
     [
-        (["train.seed="], "--set train.seed: must list different values, such as train.seed=1,2, got []"),
-        (["train.seed=1,2,1"], "--set train.seed: must list different values, such as train.seed=1,2, got [1, 2, 1]"),
-        (["train.seed=1", "train.seed=2"], "--set train.seed=[2]: train.seed is set twice; set it once"),
         (
-            ["a.b=1,2,3,4,5,6,7,8,9,10,11", "c.d=" + "1,2,3,4,5,6,7,8,9,0", "e.f=1,2,3,4,5,6,7,8,9,0"],
+            ["train.seed="],
+            "--set train.seed: must list different values, such as train.seed=1,2, got []",
+        ),
+        (
+            ["train.seed=1,2,1"],
+            "--set train.seed: must list different values, such as train.seed=1,2, got [1, 2, 1]",
+        ),
+        (
+            ["train.seed=1", "train.seed=2"],
+            "--set train.seed=[2]: train.seed is set twice; set it once",
+        ),
+        (
+            [
+                "a.b=1,2,3,4,5,6,7,8,9,10,11",
+                "c.d=" + "1,2,3,4,5,6,7,8,9,0",
+                "e.f=1,2,3,4,5,6,7,8,9,0",
+            ],
             "--set makes 1,100",
         ),
     ],
@@ -82,7 +99,11 @@ def test_what_is_no_list_of_values_is_refused_in_one_line(settings: list[str], r
 @pytest.mark.slow
 def test_the_best_is_first_failures_are_told_and_the_rest_goes_on(toy: Path, api: Api) -> None:
     before = execute(toy, "git", "status", "--porcelain")
-    output = finish(start_pipeline(toy, api.url, "sweep", "--set", "train.rate=0.5,0.9", "--set", "train.size=1,0"))
+    output = finish(
+        start_pipeline(
+            toy, api.url, "sweep", "--set", "train.rate=0.5,0.9", "--set", "train.size=1,0"
+        )
+    )
     flow_run = api.runs(parent_task_run_id={"is_null_": True})[0]
     [table] = toy.glob("sweeps/*/combinations.csv")
     rows = pd.read_csv(table)
@@ -90,7 +111,10 @@ def test_the_best_is_first_failures_are_told_and_the_rest_goes_on(toy: Path, api
     assert list(rows["train.size"]) == [1, 1, 0, 0]
     assert list(rows["state"]) == ["Completed", "Completed", "Failed", "Failed"]
     assert all(rows["message"][2:].str.startswith("train failed: exit code 2"))
-    assert "2 of 4 combinations; the best: train.rate 0.9, train.size 1: validation accuracy 90.00%" in output
+    assert (
+        "2 of 4 combinations; the best: train.rate 0.9, train.size 1: validation accuracy 90.00%"
+        in output
+    )
     assert (table.parent / "combinations.svg").read_bytes().count(b"<path") > 2
 
     children = api.runs(parent_flow_run_id={"any_": [flow_run["id"]]})
@@ -100,11 +124,17 @@ def test_the_best_is_first_failures_are_told_and_the_rest_goes_on(toy: Path, api
         ("train.rate 0.9, train.size 0", "Failed"),
         ("train.rate 0.9, train.size 1", "Completed"),
     ]
-    assert all(list(api.tasks(run)) == ["train"] for run in children), "the test split is not looked at"
+    assert all(list(api.tasks(run)) == ["train"] for run in children), (
+        "the test split is not looked at"
+    )
     assert {"combinations", "coordinates", "progress"} <= api.artifacts(flow_run).keys()
     assert execute(toy, "git", "status", "--porcelain") == before
 
-    finish(start_pipeline(toy, api.url, "sweep", "--set", "train.rate=0.5,0.9", "--set", "train.size=1,0"))
+    finish(
+        start_pipeline(
+            toy, api.url, "sweep", "--set", "train.rate=0.5,0.9", "--set", "train.size=1,0"
+        )
+    )
     assert list(pd.read_csv(table)["state"]) == ["Restored", "Restored", "Failed", "Failed"]
 
 
@@ -113,9 +143,13 @@ def test_the_best_is_first_failures_are_told_and_the_rest_goes_on(toy: Path, api
     [
         (
             ["--set", "train.lr=1,2"],
-            "--set train.lr=1: params.yaml has no parameter train.lr; it has train.rate, train.size",
+            "--set train.lr=1: params.yaml has no parameter train.lr; it has train.rate,"
+            " train.size",
         ),
-        (["--set", "train.rate=1", "--rev", "nowhere"], "nowhere is no commit here; name one that git log shows"),
+        (
+            ["--set", "train.rate=1", "--rev", "nowhere"],
+            "nowhere is no commit here; name one that git log shows",
+        ),
         (["--set", "train.rate=1", "--jobs", "0"], "argument --jobs: must be 1 or more, got 0"),
         (
             ["--set", "train.rate=1", "--dask"],
@@ -123,7 +157,9 @@ def test_the_best_is_first_failures_are_told_and_the_rest_goes_on(toy: Path, api
         ),
     ],
 )
-def test_a_sweep_that_cannot_be_is_refused_in_one_line(toy: Path, api: Api, arguments: list[str], reason: str) -> None:
+def test_a_sweep_that_cannot_be_is_refused_in_one_line(
+    toy: Path, api: Api, arguments: list[str], reason: str
+) -> None:
     process = start_pipeline(toy, api.url, "sweep", *arguments)
     assert reason in finish(process)
     assert process.returncode != 0

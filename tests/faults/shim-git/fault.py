@@ -6,7 +6,11 @@ import sys
 import time
 from pathlib import Path
 
-GIT, WHAT, VICTIM = os.environ["FAULT_GIT"], os.environ["FAULT_DO"], Path(os.environ["FAULT_VICTIM"])
+GIT, WHAT, VICTIM = (
+    os.environ["FAULT_GIT"],
+    os.environ["FAULT_DO"],
+    Path(os.environ["FAULT_VICTIM"]),
+)
 arguments = sys.argv[1:]
 environment = {name: value for name, value in os.environ.items() if name != "FAULT_AT"}
 
@@ -14,7 +18,9 @@ environment = {name: value for name, value in os.environ.items() if name != "FAU
 def leave_locks() -> None:
     """Let Git lock every ref of the transaction, and kill it there."""
     lines = sys.stdin.read().replace("\ncommit\n", "\nprepare\n")
-    process = subprocess.Popen([GIT, *arguments], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [GIT, *arguments], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
     assert process.stdin
     assert process.stdout
     process.stdin.write(lines)
@@ -29,7 +35,9 @@ def move_the_branch_alone() -> None:
     """As a kill does between the renames of a transaction: the branch comes first."""
     if "push" in arguments:
         tags = [argument for argument in arguments if ":refs/tags/" in argument]
-        subprocess.run([GIT, *(argument for argument in arguments if argument not in tags)], check=True)
+        subprocess.run(
+            [GIT, *(argument for argument in arguments if argument not in tags)], check=True
+        )
     else:
         lines = [line for line in sys.stdin.read().splitlines() if "refs/tags/" not in line]
         subprocess.run([GIT, *arguments], check=True, input="\n".join([*lines, ""]), text=True)
