@@ -13,9 +13,9 @@ import torch
 
 from pipeline.mnist.checkpoint import Checkpoint, checkpoint_path, load_checkpoint, save_checkpoint
 from pipeline.mnist.device import keep_freed_memory, make_deterministic
-from pipeline.mnist.inference import load_digits
+from pipeline.mnist.inference import load_to_device
 from pipeline.mnist.model import CNN
-from pipeline.mnist.training import Snapshot, fit
+from pipeline.mnist.training import TrainingState, fit
 from pipeline.params import load_params
 from pipeline.stages.train import TENSORS, TrainParams
 
@@ -23,12 +23,12 @@ from pipeline.stages.train import TENSORS, TrainParams
 def main() -> None:
     params = load_params("train", TrainParams)
     paths = [TENSORS / f"{name}.safetensors" for name in ("train", "validation")]
-    train, validation = (load_digits(path, torch.device("cpu")) for path in paths)
+    train, validation = (load_to_device(path, torch.device("cpu")) for path in paths)
     saving: list[float] = []
     with tempfile.TemporaryDirectory(dir=".") as name:
         path = Path(name) / "checkpoint"
 
-        def save(snapshot: Snapshot) -> None:
+        def save(snapshot: TrainingState) -> None:
             start = perf_counter()
             save_checkpoint(path, Checkpoint(snapshot.tensors, snapshot.values))
             saving.append(perf_counter() - start)

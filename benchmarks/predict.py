@@ -14,7 +14,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from pipeline.mnist.idx import Bytes
+from pipeline.mnist.idx import UInt8Array
 from pipeline.mnist.predict import predict_files
 from pipeline.mnist.tensors import load_digits
 from pipeline.stages.evaluate import PREDICTIONS, TEST
@@ -24,11 +24,11 @@ SIZES = (20, 28, 56, 112, 280, 1000)  # pixels
 NOISES = 300
 
 
-def enlarge(digit: Bytes, size: int) -> Image.Image:
+def enlarge(digit: UInt8Array, size: int) -> Image.Image:
     return Image.fromarray(digit).resize((size, size), Image.Resampling.BICUBIC)
 
 
-def scan(digit: Bytes, rng: np.random.Generator) -> Image.Image:
+def scan(digit: UInt8Array, rng: np.random.Generator) -> Image.Image:
     """Dark ink somewhere on a page: grey paper, light that falls off to one side, grain."""
     page = np.zeros((700, 500))
     top, left = rng.integers(50, 350), rng.integers(50, 150)
@@ -47,7 +47,9 @@ def noise(rng: np.random.Generator, size: int, fall: float) -> Image.Image:
     return Image.fromarray((255 * (values - values.min()) / np.ptp(values)).astype(np.uint8))
 
 
-def variants(rng: np.random.Generator) -> Iterator[tuple[str, str, Callable[[Bytes], Image.Image]]]:
+def variants(
+    rng: np.random.Generator,
+) -> Iterator[tuple[str, str, Callable[[UInt8Array], Image.Image]]]:
     """The name of a kind of file, its suffix, and how it is made of a digit."""
     for size in SIZES:
         light = partial(enlarge, size=size)
@@ -56,7 +58,7 @@ def variants(rng: np.random.Generator) -> Iterator[tuple[str, str, Callable[[Byt
     yield "a page with grain and uneven light, JPEG", "jpg", partial(scan, rng=rng)
 
 
-def invert(make: Callable[[Bytes], Image.Image], digit: Bytes) -> Image.Image:
+def invert(make: Callable[[UInt8Array], Image.Image], digit: UInt8Array) -> Image.Image:
     return ImageOps.invert(make(digit))
 
 

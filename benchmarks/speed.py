@@ -1,4 +1,4 @@
-"""Training speed beside the notebook's, and our share of what the machine's matrix products allow.
+"""Training speed against the notebook's, and our share of what the machine's matrix products allow.
 
 Run: make bench. The loops run in turn, each in a process of its own because heap tuning is
 process-wide, on the same images in batches of 64.
@@ -18,7 +18,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import notebook
 from pipeline.mnist.device import keep_freed_memory, make_deterministic
-from pipeline.mnist.inference import TensorDigits, load_digits
+from pipeline.mnist.inference import TensorDigits, load_to_device
 from pipeline.mnist.model import CNN
 from pipeline.mnist.training import fit
 
@@ -39,7 +39,7 @@ def time_notebook() -> float:
 
 def time_ours() -> float:
     """Images per second of the very loop that the train stage runs, less its validation."""
-    digits = load_digits(TENSORS / "train.safetensors", CPU)
+    digits = load_to_device(TENSORS / "train.safetensors", CPU)
     train = TensorDigits(digits.images[:IMAGES], digits.labels[:IMAGES], digits.info)
     validation = TensorDigits(digits.images[:1], digits.labels[:1], digits.info)
     keep_freed_memory()

@@ -1,4 +1,4 @@
-"""Seconds to the notebook's 99.11 % on the test split, beside the notebook's own five epochs.
+"""Seconds to the notebook's 99.11 % on the test split, against the notebook's own five epochs.
 
 Run: python -m benchmarks.time_to_accuracy (a quarter of an hour). In turn for each of three seeds,
 each in a process of its own: the notebook's loop, and two epochs of the recipe in params.yaml.
@@ -17,7 +17,7 @@ import torch
 
 from benchmarks import notebook
 from pipeline.mnist.device import keep_freed_memory, make_deterministic
-from pipeline.mnist.inference import load_digits, predict
+from pipeline.mnist.inference import load_to_device, predict
 from pipeline.mnist.model import CNN
 from pipeline.mnist.training import fit
 from pipeline.params import load_params
@@ -42,7 +42,7 @@ def run_ours(seed: int) -> tuple[float, float]:
     """Seconds and test accuracy."""
     cpu = torch.device("cpu")
     train, validation, test = (
-        load_digits(TENSORS / f"{name}.safetensors", cpu)
+        load_to_device(TENSORS / f"{name}.safetensors", cpu)
         for name in ("train", "validation", "test")
     )
     recipe = load_params("train", TrainParams).model_dump(exclude={"keep", "device"}) | {

@@ -15,7 +15,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from pipeline.errors import STOPPING, DataError, PipelineError, run
+from pipeline.errors import STOPPING, DataError, PipelineError, run_main
 
 if TYPE_CHECKING:
     from prefect.client.schemas.objects import State
@@ -44,11 +44,11 @@ def positive(text: str) -> int:
 
 def plan(arguments: argparse.Namespace) -> None:
     from pipeline.repository.dvc_worker import dvc_in
-    from pipeline.repository.graph import look
+    from pipeline.repository.graph import read_status
     from pipeline.repository.plan import plan
 
     with dvc_in(Path.cwd()) as dvc:
-        view = look(dvc)
+        view = read_status(dvc)
         steps = plan(dvc, view.graph, view)
     if arguments.json:
         print(
@@ -64,19 +64,19 @@ def plan(arguments: argparse.Namespace) -> None:
         print(f"{step.stage:{width}}  {step.action:7}  {'; '.join(step.reasons)}")
 
 
-def execute(flow: "Callable[..., State[Any]]", *arguments: Any) -> None:
-    from pipeline.orchestration.server import any_server
+def run_flow(flow: "Callable[..., State[Any]]", *arguments: Any) -> None:
+    from pipeline.orchestration.server import ensure_server
 
-    with any_server():
+    with ensure_server():
         state = flow(*arguments, return_state=True)
     if not state.is_completed():
         sys.exit(1)
 
 
-def run_now(arguments: argparse.Namespace) -> None:
+def run_command(arguments: argparse.Namespace) -> None:
     from pipeline.orchestration.flow import run_graph
 
-    execute(
+    run_flow(
         run_graph,
         arguments.stages or None,
         arguments.force,
@@ -86,33 +86,33 @@ def run_now(arguments: argparse.Namespace) -> None:
 
 
 def retrain(arguments: argparse.Namespace) -> None:
-    from pipeline.release.overrides import parse_changes
+    from pipeline.release.overrides import parse_overrides
     from pipeline.release.retrain import retrain
 
-    changes = parse_changes(arguments.set)
-    execute(retrain, arguments.rev, changes, arguments.publish, arguments.push, arguments.skip_ci)
+    changes = parse_overrides(arguments.set)
+    run_flow(retrain, arguments.rev, changes, arguments.publish, arguments.push, arguments.skip_ci)
 
 
 def promote(arguments: argparse.Namespace) -> None:
     from pipeline.release.champion import check_target, promote
-    from pipeline.release.versions import read_artifact
-    from pipeline.repository.processes import Lifeline
+    from pipeline.release.versions import read_model_name
+    from pipeline.repository.processes import CancelScope
     from pipeline.repository.refs import Target
 
     root = Path.cwd()
-    with Lifeline() as lifeline:
+    with CancelScope() as lifeline:
         target = Target(
-            root, read_artifact(root, "HEAD"), arguments.publish, arguments.push, lifeline
+            root, read_model_name(root, "HEAD"), arguments.publish, arguments.push, lifeline
         )
         check_target(target)
         print(promote(target, arguments.version))
 
 
 def models(arguments: argparse.Namespace) -> None:
-    from pipeline.release.versions import list_versions, read_artifact
+    from pipeline.release.versions import list_versions, read_model_name
 
     root = Path.cwd()
-    versions = list_versions(root, read_artifact(root, "HEAD"))
+    versions = list_versions(root, read_model_name(root, "HEAD"))
     if arguments.json:
         print(json.dumps([asdict(version) for version in versions], indent=2))
         return
@@ -192,17 +192,20 @@ def add_target(command: argparse.ArgumentParser) -> None:
 def sweep(arguments: argparse.Namespace) -> None:
     from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 
-    from pipeline.repository.git import resolve
-    from pipeline.sweep.dask_cluster import dask_runner, find_source
+    from pipeline.repository.git import resolve_commit
+    from pipeline.sweep.dask_cluster import dask_runner, find_clone_source
     from pipeline.sweep.sweep import sweep
 
     root, source = Path.cwd(), None
-    commit = resolve(root, arguments.rev)
+    commit = resolve_commit(root, arguments.rev)
     runner: TaskRunner[Any] = ThreadPoolTaskRunner(max_workers=arguments.jobs)
     if arguments.dask:
-        source, runner = find_source(root, commit), dask_runner(arguments.dask, arguments.jobs)
+        source, runner = (
+            find_clone_source(root, commit),
+            dask_runner(arguments.dask, arguments.jobs),
+        )
     placed = sweep.with_options(task_runner=runner)
-    execute(placed, commit, arguments.set, arguments.publish, arguments.push, source)
+    run_flow(placed, commit, arguments.set, arguments.publish, arguments.push, source)
 
 
 def main() -> None:
@@ -240,7 +243,7 @@ def main() -> None:
     command.add_argument(
         "--wait-seconds", type=seconds, default=3600, metavar="N", help="how long (%(default)s)"
     )
-    command.set_defaults(run=run_now)
+    command.set_defaults(run=run_command)
 
     command = commands.add_parser(
         "retrain", help="publish what a commit gives, if it is better; touch nothing here"
@@ -341,7 +344,7 @@ def main() -> None:
     command.set_defaults(run=predict, stop_on=STOPPING)
 
     arguments = parser.parse_args()
-    run(lambda: arguments.run(arguments), arguments.stop_on)
+    run_main(lambda: arguments.run(arguments), arguments.stop_on)
 
 
 if __name__ == "__main__":

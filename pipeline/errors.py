@@ -34,12 +34,12 @@ class FetchError(PipelineError):
     exit_code = 75
 
 
-def run(main: Callable[[], None], stop_on: tuple[signal.Signals, ...] = STOPPING) -> None:
+def run_main(main: Callable[[], None], stop_on: tuple[signal.Signals, ...] = STOPPING) -> None:
     """Run a stage; an error the user can mend, or a signal, is one message and an exit code, not a
     traceback.
     """
     for number in stop_on:
-        signal.signal(number, stop)
+        signal.signal(number, exit_on_signal)
     try:
         main()
     except PipelineError as error:
@@ -50,7 +50,7 @@ def run(main: Callable[[], None], stop_on: tuple[signal.Signals, ...] = STOPPING
         sys.exit(PipelineError.exit_code)
 
 
-def stop(number: int, frame: FrameType | None) -> Never:
+def exit_on_signal(number: int, frame: FrameType | None) -> Never:
     """Leave by an exception that no `except Exception` holds up, so that whatever is half-written
     is removed.
     """

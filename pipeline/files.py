@@ -11,7 +11,7 @@ from pathlib import Path
 def atomic_write(path: Path) -> Iterator[Path]:
     """Yield a temporary file; on success flush it to disk and rename it to `path`.
 
-    It is in a folder of its own beside `path`, as some who write it (safetensors) have temporary
+    It is in a folder of its own next to `path`, as some who write it (safetensors) have temporary
     files too, of names that nobody knows after a kill; the next write removes them all.
     """
     folder = path.with_name(f".{path.name}.partial")

@@ -22,7 +22,7 @@ from helpers import PARAMS, ROOT, STAGES, repro, set_params
 from ruamel.yaml import YAML
 from toy import CHAIN, ORDER, commit_all, execute, make_model_workspace, make_workspace
 
-from pipeline.mnist.idx import Bytes
+from pipeline.mnist.idx import UInt8Array
 from pipeline.mnist.tensors import load_digits
 
 gc.set_threshold(10_000)  # as the command line does: what is imported lasts
@@ -152,5 +152,5 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def digits(finished_workspace: Path) -> Bytes:
+def digits(finished_workspace: Path) -> UInt8Array:
     return load_digits(Path("data/tensors/test.safetensors"))[0].images[:, 0]

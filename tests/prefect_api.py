@@ -16,8 +16,8 @@ from prefect.logging.handlers import APILogHandler
 from prefect.settings import PREFECT_API_URL, temporary_settings
 from toy import WAIT, start_pipeline
 
-from pipeline.orchestration.server import answers, server
-from pipeline.repository.processes import Lifeline
+from pipeline.orchestration.server import is_healthy, server_at
+from pipeline.repository.processes import CancelScope
 
 T = TypeVar("T")
 
@@ -33,7 +33,7 @@ def free_port() -> int:
 def running_server(home: Path) -> Iterator["Api"]:
     url = f"http://127.0.0.1:{free_port()}/api"
     os.environ["PREFECT_HOME"] = str(home)
-    with Lifeline() as lifeline, server(url, lifeline):
+    with CancelScope() as lifeline, server_at(url, lifeline):
         yield Api(url)
 
 
@@ -51,7 +51,7 @@ class Api:
         self.url = url
 
     def answers(self) -> bool:
-        return answers(self.url)
+        return is_healthy(self.url)
 
     def post(self, path: str, content: dict[str, Any]) -> Any:
         response = httpx.post(f"{self.url}/{path}", json=content, timeout=60)

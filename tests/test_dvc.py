@@ -13,7 +13,7 @@ from helpers import PARAMS, ROOT, STAGES, edit_params, repro
 from ruamel.yaml import YAML
 from toy import commit_all, execute
 
-from pipeline.repository.processes import environment
+from pipeline.repository.processes import subprocess_environment
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
@@ -146,7 +146,7 @@ def test_metrics_params_and_plots_are_what_dvc_shows(repository: Path) -> None:
     plots = subprocess.run(
         ["dvc", "plots", "show"],
         cwd=repository,
-        env=environment(),
+        env=subprocess_environment(),
         check=True,
         capture_output=True,
         text=True,
@@ -195,7 +195,11 @@ def test_a_failing_stage_stops_with_its_line_and_leaves_the_lock(repository: Pat
     edit_params(repository, "train", "batch_size", 0)
     before = (repository / "dvc.lock").read_bytes()
     result = subprocess.run(
-        ["dvc", "repro"], cwd=repository, env=environment(), capture_output=True, text=True
+        ["dvc", "repro"],
+        cwd=repository,
+        env=subprocess_environment(),
+        capture_output=True,
+        text=True,
     )
     assert result.returncode != 0
     assert "error: params.yaml: train.batch_size must be greater than 0, got 0" in result.stderr

@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-from pipeline.errors import DataError, FetchError, ParamsError, PipelineError, run
+from pipeline.errors import DataError, FetchError, ParamsError, PipelineError, run_main
 
 
 @pytest.mark.parametrize(
@@ -24,7 +24,7 @@ def test_an_expected_error_is_one_line_and_its_exit_code(
         raise error
 
     with pytest.raises(SystemExit) as stop:
-        run(main, stop_on=())
+        run_main(main, stop_on=())
     assert stop.value.code == code
     assert capsys.readouterr().err == "error: x\n"
 
@@ -34,7 +34,7 @@ def test_an_unexpected_error_keeps_its_traceback() -> None:
         raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
-        run(main, stop_on=())
+        run_main(main, stop_on=())
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

@@ -13,14 +13,16 @@ from typing import Any
 import psutil
 from ruamel.yaml import YAML
 
-from pipeline.repository.processes import environment
+from pipeline.repository.processes import subprocess_environment
 
 GIT = ("git", "-c", "user.name=test", "-c", "user.email=test@localhost")
 WAIT = 120.0  # seconds that a test waits for what happens within a few; no measure of speed
 
 
 def execute(folder: Path, *command: str) -> str:
-    result = subprocess.run(command, cwd=folder, env=environment(), capture_output=True, text=True)
+    result = subprocess.run(
+        command, cwd=folder, env=subprocess_environment(), capture_output=True, text=True
+    )
     assert result.returncode == 0, result.stdout + result.stderr
     return result.stdout
 
@@ -167,7 +169,7 @@ def assert_that_nothing_is_left(folder: Path, processes: list[psutil.Process]) -
     wait_until(lambda: not processes_in(folder))
     (folder / "go").touch()
     result = subprocess.run(
-        ["dvc", "repro"], cwd=folder, env=environment(), capture_output=True, text=True
+        ["dvc", "repro"], cwd=folder, env=subprocess_environment(), capture_output=True, text=True
     )
     assert (result.returncode, result.stderr) == (0, ""), result.stdout + result.stderr
 
@@ -210,7 +212,7 @@ def start_pipeline(
     return subprocess.Popen(
         [sys.executable, "-m", "pipeline", *arguments],
         cwd=folder,
-        env=environment()
+        env=subprocess_environment()
         | {"PREFECT_API_URL": url}
         | ({"PREFECT_HOME": str(home)} if home else {})
         | dict(variables or {}),

@@ -1,7 +1,7 @@
 """What decides a training's bytes besides its code, data and parameters, and the receipt that keeps
 it.
 
-A receipt is no output of a stage, which must not differ from machine to machine: it lies beside
+A receipt is no output of a stage, which must not differ from machine to machine: it lies next to
 them in Git, under the hash of the model that it tells of, so that it fits whether the model was
 trained or restored.
 """

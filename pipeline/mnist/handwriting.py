@@ -17,7 +17,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from scipy.ndimage import label
 
 from pipeline.errors import DataError
-from pipeline.mnist.idx import IMAGE_SIZE, Bytes
+from pipeline.mnist.idx import IMAGE_SIZE, UInt8Array
 
 STANDARD_INPUT = "-"
 BOX = 20  # pixels, both ways
@@ -26,17 +26,17 @@ LARGEST = 2000  # pixels, both ways: what is larger is made smaller first
 LEAST_CONTRAST = 16  # of 255 levels of grey; paler is blank
 SPECK = 1 / 20  # of the largest part of the drawing; what is smaller is no part of it
 RUNS_A_PROGRAM = {"EPS"}  # Pillow gives these to Ghostscript
-Grey = NDArray[np.float64]
+GreyImage = NDArray[np.float64]
 
 
 class Drawing(NamedTuple):
     """One digit as MNIST has it, uint8 [28, 28], and whether it stands on a plain background."""
 
-    image: Bytes
+    image: UInt8Array
     plain: bool
 
 
-def read_image(name: str) -> Grey:
+def read_image(name: str) -> GreyImage:
     """The grey levels 0..255 [H, W] of an image file, or of standard input for "-".
 
     Raises DataError.
@@ -78,7 +78,7 @@ def read_bytes(name: str) -> bytes:
     return content
 
 
-def to_grey(image: Image.Image) -> Grey:
+def to_grey(image: Image.Image) -> GreyImage:
     """Transparent pixels become white, or black where what is drawn is light."""
     deep = image.mode.startswith(("I", "F"))  # 16 bits and more: Pillow would cut them off at 255
     if not deep:
@@ -94,7 +94,7 @@ def to_grey(image: Image.Image) -> Grey:
     return levels * drawn + paper * (1 - drawn)
 
 
-def to_drawing(grey: Grey, name: str) -> Drawing:
+def to_drawing(grey: GreyImage, name: str) -> Drawing:
     """What stands out from the background, in MNIST's form. Raises DataError where nothing does."""
     border = np.concatenate([grey[0], grey[-1], grey[:, 0], grey[:, -1]])
     background = float(np.median(border))
@@ -106,10 +106,10 @@ def to_drawing(grey: Grey, name: str) -> Drawing:
     noise = 3 * float(np.percentile(np.abs(border - background), 75))
     plain = noise < contrast / 2
     ink[ink <= min(noise, contrast / 2)] = 0
-    return Drawing(center(scale(without_specks(ink))), plain)
+    return Drawing(center(scale(remove_specks(ink))), plain)
 
 
-def without_specks(ink: Grey) -> Grey:
+def remove_specks(ink: GreyImage) -> GreyImage:
     """Without the grains and dust that would make the digit's box too large."""
     parts, _ = label(ink > 0, structure=np.ones((3, 3)))
     sizes = np.bincount(parts.ravel())
@@ -117,7 +117,7 @@ def without_specks(ink: Grey) -> Grey:
     return np.where(sizes[parts] >= SPECK * sizes.max(), ink, 0)
 
 
-def scale(ink: Grey) -> Grey:
+def scale(ink: GreyImage) -> GreyImage:
     """Crop to what is drawn, and fit it into the box."""
     rows, columns = (np.flatnonzero(ink.any(axis=axis)) for axis in (1, 0))
     cropped = ink[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
@@ -126,11 +126,11 @@ def scale(ink: Grey) -> Grey:
         (width, height), Image.Resampling.LANCZOS
     )
     fitted = np.asarray(resized, dtype=np.float64).clip(0)
-    whole: Grey = 255 * fitted / fitted.max()
+    whole: GreyImage = 255 * fitted / fitted.max()
     return whole
 
 
-def center(ink: Grey) -> Bytes:
+def center(ink: GreyImage) -> UInt8Array:
     """Place it with its centre of mass at pixel 14, counted from 0 both ways, as in MNIST."""
     weights = [ink.sum(axis=1), ink.sum(axis=0)]
     middles = [np.arange(len(weight)) @ weight / weight.sum() for weight in weights]

@@ -16,8 +16,8 @@ RAW_FILES = {
     "train": ("train-images-idx3-ubyte", "train-labels-idx1-ubyte"),
     "test": ("t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"),
 }
-DATASET_FILE = "dataset.json"  # beside the IDX files
-Bytes = NDArray[np.uint8]
+DATASET_FILE = "dataset.json"  # next to the IDX files
+UInt8Array = NDArray[np.uint8]
 
 
 class DatasetInfo(BaseModel):
@@ -33,11 +33,11 @@ class DatasetInfo(BaseModel):
 class Digits:
     """Images uint8 [N, 1, 28, 28] and labels uint8 [N]."""
 
-    images: Bytes
-    labels: Bytes
+    images: UInt8Array
+    labels: UInt8Array
 
 
-def read_idx(path: Path, dimensions: int) -> Bytes:
+def read_idx(path: Path, dimensions: int) -> UInt8Array:
     """Read an IDX file of unsigned bytes into an array of `dimensions` axes.
 
     The header is two zero bytes, the element type, the number of axes and each axis's length as a

@@ -20,7 +20,7 @@ class TensorDigits:
     info: TensorInfo
 
 
-def load_digits(path: Path, device: torch.device) -> TensorDigits:
+def load_to_device(path: Path, device: torch.device) -> TensorDigits:
     """Raise DataError where `path` is missing or not a file of digits.
 
     On a CPU the images stay in the file's pages.

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 from safetensors.numpy import save_file
 
-from pipeline.mnist.idx import Bytes
+from pipeline.mnist.idx import UInt8Array
 from pipeline.mnist.tensors import (
     TensorInfo,
     open_tensors,
@@ -25,7 +25,7 @@ from pipeline.mnist.tensors import (
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-Floats = NDArray[np.float32]
+Float32Array = NDArray[np.float32]
 
 
 class Layer(BaseModel):
@@ -43,15 +43,17 @@ class LayersInfo(BaseModel):
 
 
 @dataclass(frozen=True)
-class Insides:
+class LayerTrace:
     layers: tuple[Layer, ...]
     examples: NDArray[np.int64]  # [E], the images looked at, by their place in the test split
-    filters: Floats  # of the first convolution [channels, 1, height, width]
-    biases: Floats  # [channels]
-    outputs: dict[str, Floats]  # of each layer, by its name: [E, *shape]
+    filters: Float32Array  # of the first convolution [channels, 1, height, width]
+    biases: Float32Array  # [channels]
+    outputs: dict[str, Float32Array]  # of each layer, by its name: [E, *shape]
 
 
-def look_inside(network: "nn.Sequential", images: "Tensor", examples: NDArray[np.int64]) -> Insides:
+def trace_layers(
+    network: "nn.Sequential", images: "Tensor", examples: NDArray[np.int64]
+) -> LayerTrace:
     """Pass the normalized `images` [E, 1, 28, 28] through the network and keep what every layer
     makes of them.
     """
@@ -67,11 +69,11 @@ def look_inside(network: "nn.Sequential", images: "Tensor", examples: NDArray[np
     weights, biases = (
         parameter.detach().cpu().numpy() for parameter in next(network.children()).parameters()
     )
-    return Insides(tuple(layers), examples, np.ascontiguousarray(weights), biases, outputs)
+    return LayerTrace(tuple(layers), examples, np.ascontiguousarray(weights), biases, outputs)
 
 
 def convolution_step(
-    insides: Insides, example: int, image: Bytes, info: TensorInfo
+    insides: LayerTrace, example: int, image: UInt8Array, info: TensorInfo
 ) -> dict[str, Any]:
     """The numbers of one step of the first convolution and of the pooling after it, where they
     answer most.
@@ -97,7 +99,7 @@ def convolution_step(
     }
 
 
-def save_insides(path: Path, insides: Insides) -> None:
+def save_trace(path: Path, insides: LayerTrace) -> None:
     outputs = {
         f"outputs.{name}": np.ascontiguousarray(values) for name, values in insides.outputs.items()
     }
@@ -111,10 +113,10 @@ def save_insides(path: Path, insides: Insides) -> None:
         save_file(tensors, temporary, metadata=to_metadata(LayersInfo(layers=insides.layers)))
 
 
-def load_insides(path: Path) -> Insides:
+def load_trace(path: Path) -> LayerTrace:
     """Raise DataError where `path` is missing or is not what `save_insides` writes."""
     with open_tensors(path, framework="numpy", made_by="evaluate") as file:
         layers = read_metadata(file, LayersInfo).layers
         outputs = {layer.name: file.get_tensor(f"outputs.{layer.name}") for layer in layers}
         examples, filters, biases = map(file.get_tensor, ("examples", "filters", "biases"))
-        return Insides(layers, examples, filters, biases, outputs)
+        return LayerTrace(layers, examples, filters, biases, outputs)

@@ -42,14 +42,16 @@ def predict_files(names: list[str]) -> tuple[list[Prediction], list[DataError]]:
     logits = predict(network, TensorDigits(images, torch.empty(0), info))
     best = logits.double().softmax(1).topk(min(TOP, len(info.classes)))
     return [
-        judge(name, drawing.plain, [info.classes[index] for index in indices], values)
+        to_prediction(name, drawing.plain, [info.classes[index] for index in indices], values)
         for name, drawing, indices, values in zip(
             readable, drawings, best.indices.tolist(), best.values.tolist(), strict=True
         )
     ], errors
 
 
-def judge(name: str, plain: bool, digits: list[str], confidences: list[float]) -> Prediction:
+def to_prediction(
+    name: str, plain: bool, digits: list[str], confidences: list[float]
+) -> Prediction:
     unsure = None
     if not plain:
         unsure = "no single drawing on a plain background"

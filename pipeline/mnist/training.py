@@ -28,7 +28,7 @@ class Epoch(NamedTuple):
     validation_accuracy: float
 
 
-class Snapshot(NamedTuple):
+class TrainingState(NamedTuple):
     """Where training stands: all that the rest of it depends on, besides the recipe and the
     data.
     """
@@ -50,8 +50,8 @@ def fit(
     learning_rate: float,
     schedule: ScheduleName,
     max_shift: int,
-    resume: Snapshot | None = None,
-    save: Callable[[Snapshot], None] = lambda snapshot: None,
+    resume: TrainingState | None = None,
+    save: Callable[[TrainingState], None] = lambda snapshot: None,
     save_every: int = 0,
 ) -> Iterator[Epoch]:
     """Train `network` in place with Adam and cross-entropy; yield after each epoch's validation.
@@ -125,7 +125,7 @@ def capture(
     optimizer: torch.optim.Adam,
     scheduler: LRScheduler,
     generator: torch.Generator,
-) -> Snapshot:
+) -> TrainingState:
     """The tensors are those in use, not copies.
 
     Torch's own generator is left out: training does not draw from it.
@@ -136,11 +136,11 @@ def capture(
     for index, state in adam["state"].items():
         tensors |= {f"optimizer.{index}.{name}": value for name, value in state.items()}
     values = {"optimizer": adam["param_groups"], "scheduler": scheduler.state_dict()}
-    return Snapshot(epoch, done, tensors, values)
+    return TrainingState(epoch, done, tensors, values)
 
 
 def restore(
-    snapshot: Snapshot,
+    snapshot: TrainingState,
     network: CNN,
     optimizer: torch.optim.Adam,
     scheduler: LRScheduler,

@@ -8,11 +8,11 @@ from prefect import get_run_logger
 from prefect.artifacts import create_table_artifact
 
 from pipeline.errors import PipelineError
-from pipeline.repository.dvc_worker import ask_in_peace
-from pipeline.repository.plan import Step
+from pipeline.repository.dvc_worker import run_consistently
+from pipeline.repository.plan import PlannedStage
 
 
-def publish_plan(steps: list[Step]) -> None:
+def publish_plan(steps: list[PlannedStage]) -> None:
     rows = [
         {"stage": step.stage, "plan": step.action.value, "why": "; ".join(step.reasons)}
         for step in steps
@@ -23,7 +23,7 @@ def publish_plan(steps: list[Step]) -> None:
 def publish_results(root: Path) -> None:
     """Put metrics and parameters, with their change since the last commit, on the run's page."""
     try:
-        answers = ask_in_peace(
+        answers = run_consistently(
             root, ("metrics", "diff", "--all", "--json"), ("params", "diff", "--json")
         )
     except PipelineError as error:  # no reason to stop the stages that are at work

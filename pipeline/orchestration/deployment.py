@@ -16,8 +16,8 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 from pydantic import ValidationError
 
 from pipeline.errors import PipelineError
-from pipeline.orchestration.server import DEFAULT_URL, server
-from pipeline.repository.processes import Lifeline
+from pipeline.orchestration.server import DEFAULT_URL, server_at
+from pipeline.repository.processes import CancelScope
 
 AUTOMATIONS = Path("automations.json")
 
@@ -45,7 +45,11 @@ def serve(
 ) -> None:
     """Run the flow on `schedule`, and whenever asked on Prefect's pages, until interrupted."""
     url = PREFECT_API_URL.value() or DEFAULT_URL
-    with Lifeline() as lifeline, server(url, lifeline), temporary_settings({PREFECT_API_URL: url}):
+    with (
+        CancelScope() as lifeline,
+        server_at(url, lifeline),
+        temporary_settings({PREFECT_API_URL: url}),
+    ):
         register_automations()
         deployment = RunnerDeployment.from_flow(
             flow,

@@ -20,18 +20,18 @@ from pydantic import Field
 from pipeline.errors import FetchError, PipelineError
 from pipeline.orchestration.artifacts import publish_plan, publish_results
 from pipeline.orchestration.lifecycle import (
+    RunContext,
     SkippedRunError,
     WhenBusy,
-    Workspace,
-    locked,
-    patiently,
-    run_to_state,
+    run_as_flow,
+    wait_while_busy,
+    workspace_lock,
 )
 from pipeline.repository.dvc_files import read_declaration, read_settings
-from pipeline.repository.dvc_worker import KILLED, Chain, Outcome, StageError, dvc_in
-from pipeline.repository.graph import Graph, chain_up, look, upstream
-from pipeline.repository.plan import Action, Step, plan
-from pipeline.repository.processes import Lifeline, StoppedError
+from pipeline.repository.dvc_worker import SIGNAL_BASE, Chain, Outcome, StageError, dvc_in
+from pipeline.repository.graph import Graph, chain_up, read_status, upstream
+from pipeline.repository.plan import Action, PlannedStage, plan
+from pipeline.repository.processes import CancelScope, RunCancelledError
 
 REPORT = Path("reports/index.html")
 
@@ -52,46 +52,49 @@ def run_graph(
         wait_seconds: how long to wait
     """
 
-    def work(lifeline: Lifeline) -> State[Any]:
-        workspace = Workspace(Path.cwd(), lifeline, when_busy, wait_seconds)
-        with locked(workspace):
-            return bring_up_to_date(workspace, stages, force)
+    def work(lifeline: CancelScope) -> State[Any]:
+        workspace = RunContext(Path.cwd(), lifeline, when_busy, wait_seconds)
+        with workspace_lock(workspace):
+            return reproduce_graph(workspace, stages, force)
 
-    return run_to_state(work)
+    return run_as_flow(work)
 
 
-def bring_up_to_date(workspace: Workspace, stages: list[str] | None, force: bool) -> State[Any]:
-    def decide() -> tuple[Graph, list[Step]]:
+def reproduce_graph(workspace: RunContext, stages: list[str] | None, force: bool) -> State[Any]:
+    def decide() -> tuple[Graph, list[PlannedStage]]:
         with dvc_in(workspace.root) as dvc:
-            view = look(dvc)
+            view = read_status(dvc)
             graph = upstream(view.graph, stages or view.graph)
             if force:
-                return graph, [Step(stage, Action.RUN, ("forced",)) for stage in graph]
+                return graph, [PlannedStage(stage, Action.RUN, ("forced",)) for stage in graph]
             return graph, plan(dvc, graph, view)
 
-    graph, steps = patiently(workspace, decide)
+    graph, steps = wait_while_busy(workspace, decide)
     publish_plan(steps)
-    states = carry_out(workspace, graph, steps, force)
+    states = run_tasks(workspace, graph, steps, force)
     if did_anything(states) and (workspace.root / REPORT).is_file():
         address = (
             workspace.root / REPORT
         ).as_uri()  # shown, because no browser goes from a server's page to a file
         create_link_artifact(address, link_text=address, key="report", description="The report")
-    return conclude(states)
+    return summarize_states(states)
 
 
-def carry_out(
-    workspace: Workspace, graph: Graph, steps: list[Step], force: bool
+def run_tasks(
+    workspace: RunContext, graph: Graph, steps: list[PlannedStage], force: bool
 ) -> dict[str, State[Any]]:
     """Run the stages as tasks; return the state in which each ended."""
-    futures = submit(workspace, graph, steps, force)
+    futures = submit_tasks(workspace, graph, steps, force)
     measuring = [
         future
         for stage, future in futures.items()
         if "metrics" in read_declaration(workspace.root, stage)
     ]
     wait(measuring or list(futures.values()))
-    if any(step.action is not Action.SKIP for step in steps) and not workspace.lifeline.is_cut:
+    if (
+        any(step.action is not Action.SKIP for step in steps)
+        and not workspace.lifeline.is_cancelled
+    ):
         publish_results(workspace.root)  # while the stages after them are at work
     wait(list(futures.values()))
     return {stage: future.state for stage, future in futures.items()}
@@ -101,8 +104,8 @@ def did_anything(states: dict[str, State[Any]]) -> bool:
     return any(state.name in (Outcome.RAN, Outcome.RESTORED) for state in states.values())
 
 
-def submit(
-    workspace: Workspace, graph: Graph, steps: list[Step], force: bool
+def submit_tasks(
+    workspace: RunContext, graph: Graph, steps: list[PlannedStage], force: bool
 ) -> dict[str, PrefectFuture[Any]]:
     chains: dict[str, Chain] = {}
     for row in chain_up(graph, [step.stage for step in steps if step.action is not Action.SKIP]):
@@ -133,7 +136,7 @@ def is_worth_retrying(task: Task[..., Any], run: TaskRun, state: State[Any]) -> 
     error = state.data
     if not isinstance(error, StageError):
         return False
-    return error.code == FetchError.exit_code or (error.code > KILLED and run.run_count == 1)
+    return error.code == FetchError.exit_code or (error.code > SIGNAL_BASE and run.run_count == 1)
 
 
 @task(
@@ -143,25 +146,25 @@ def is_worth_retrying(task: Task[..., Any], run: TaskRun, state: State[Any]) -> 
     retry_jitter_factor=0.5,
 )
 def run_stage(
-    workspace: Workspace, chain: Chain | None, step: Step, timeout: float | None
+    workspace: RunContext, chain: Chain | None, step: PlannedStage, timeout: float | None
 ) -> State[Any]:
     reason = "; ".join(step.reasons)
     if chain is None:
         return Completed(name=Outcome.SKIPPED, message=reason)
     log = get_run_logger().info
     try:
-        outcome = patiently(workspace, lambda: chain.reproduce(step.stage, log, timeout))
+        outcome = wait_while_busy(workspace, lambda: chain.reproduce(step.stage, log, timeout))
     except PipelineError as error:
-        return end(error)
+        return to_final_state(error)
     return Completed(name=outcome, message="unchanged" if outcome is Outcome.SKIPPED else reason)
 
 
-def end(error: PipelineError) -> State[Any]:
-    kind = Cancelled if isinstance(error, StoppedError | SkippedRunError) else Failed
+def to_final_state(error: PipelineError) -> State[Any]:
+    kind = Cancelled if isinstance(error, RunCancelledError | SkippedRunError) else Failed
     return kind(message=str(error), data=error)
 
 
-def conclude(states: dict[str, State[Any]]) -> State[Any]:
+def summarize_states(states: dict[str, State[Any]]) -> State[Any]:
     """The run's state: the worst of its tasks', in words; Unchanged where nothing had to be
     done.
     """

@@ -24,7 +24,7 @@ from prefect.states import Cancelled, Completed, Failed
 from pipeline.errors import PipelineError
 from pipeline.files import atomic_write
 from pipeline.repository.dvc_worker import BusyError
-from pipeline.repository.processes import Lifeline, StoppedError
+from pipeline.repository.processes import CancelScope, RunCancelledError
 
 POLL = 2.0  # seconds between looks at a lock
 # and at whether the run was cancelled: each costs the server some of the time that a stage could
@@ -39,16 +39,16 @@ class SkippedRunError(PipelineError):
 
 
 @dataclass(frozen=True)
-class Workspace:
+class RunContext:
     """Where a run works, and what it does while it is not alone there."""
 
     root: Path
-    lifeline: Lifeline
+    lifeline: CancelScope
     when_busy: WhenBusy
     wait_seconds: float
 
 
-def patiently(workspace: Workspace, work: Callable[[], Done]) -> Done:
+def wait_while_busy(workspace: RunContext, work: Callable[[], Done]) -> Done:
     """Do `work` once nobody else is at it; raise where this run is not to wait, or has waited long
     enough.
     """
@@ -58,8 +58,8 @@ def patiently(workspace: Workspace, work: Callable[[], Done]) -> Done:
             return work()
         except BusyError as error:
             holder = str(error)
-        if workspace.lifeline.is_cut:
-            raise StoppedError("stopped while it waited")
+        if workspace.lifeline.is_cancelled:
+            raise RunCancelledError("stopped while it waited")
         if workspace.when_busy == "skip":
             raise SkippedRunError(f"{holder} is at work in {workspace.root}")
         if time.monotonic() > deadline:
@@ -72,19 +72,19 @@ def patiently(workspace: Workspace, work: Callable[[], Done]) -> Done:
         time.sleep(POLL)
 
 
-def run_to_state(
-    work: Callable[[Lifeline], State[Any]], above: Lifeline | None = None
+def run_as_flow(
+    work: Callable[[CancelScope], State[Any]], above: CancelScope | None = None
 ) -> State[Any]:
     """Do the work of a flow run, whose processes end with it, or with `above`; put into a state
     what went wrong.
     """
-    with Lifeline(above) as lifeline, get_client(sync_client=True) as client:
-        merge_missed_runs(client)
-        cut_when_cancelled(lifeline)
+    with CancelScope(above) as lifeline, get_client(sync_client=True) as client:
+        cancel_overdue_runs(client)
+        watch_for_cancellation(lifeline)
         try:
             return work(lifeline)
-        except (StoppedError, KeyboardInterrupt) as error:
-            lifeline.cut()
+        except (RunCancelledError, KeyboardInterrupt) as error:
+            lifeline.cancel()
             return Cancelled(message=str(error) or "interrupted")
         except SkippedRunError as error:
             return Completed(name="Skipped", message=str(error))
@@ -93,7 +93,7 @@ def run_to_state(
 
 
 @contextmanager
-def locked(workspace: Workspace) -> Iterator[None]:
+def workspace_lock(workspace: RunContext) -> Iterator[None]:
     """Hold the workspace, once whoever holds it is done; the kernel frees it when its
     holder dies.
     """
@@ -109,7 +109,7 @@ def locked(workspace: Workspace) -> Iterator[None]:
                 note.read_text(encoding="utf-8") if note.exists() else "another run"
             ) from error
 
-    with patiently(workspace, acquire):
+    with wait_while_busy(workspace, acquire):
         with atomic_write(note) as temporary:
             started = datetime.now().astimezone().isoformat(timespec="seconds")
             temporary.write_text(
@@ -118,7 +118,7 @@ def locked(workspace: Workspace) -> Iterator[None]:
         yield
 
 
-def cut_when_cancelled(lifeline: Lifeline) -> None:
+def watch_for_cancellation(lifeline: CancelScope) -> None:
     """Ask Prefect now and then whether the run was cancelled: only its runner would end this
     process.
     """
@@ -126,17 +126,17 @@ def cut_when_cancelled(lifeline: Lifeline) -> None:
 
     def watch() -> None:
         with get_client(sync_client=True) as client:
-            while not lifeline.is_cut:
+            while not lifeline.is_cancelled:
                 with suppress(httpx.HTTPError):  # a server that is away for a while stops nothing
                     state = client.read_flow_run(run_id).state
                     if state and state.type in (StateType.CANCELLING, StateType.CANCELLED):
-                        lifeline.cut()
+                        lifeline.cancel()
                 time.sleep(CANCEL_POLL)
 
     threading.Thread(target=copy_context().run, args=(watch,), daemon=True).start()
 
 
-def merge_missed_runs(client: SyncPrefectClient) -> None:
+def cancel_overdue_runs(client: SyncPrefectClient) -> None:
     """Cancel this deployment's scheduled runs that are due by now: this run does their work."""
     run = FlowRunContext.get()
     if (

@@ -14,7 +14,7 @@ from prefect.logging.handlers import APILogHandler
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from pipeline.errors import PipelineError
-from pipeline.repository.processes import Command, Lifeline, environment
+from pipeline.repository.processes import CancelScope, SupervisedProcess, subprocess_environment
 
 DEFAULT_URL = "http://127.0.0.1:4200/api"
 START_TIMEOUT = 180.0  # seconds; the first start creates the server's database
@@ -22,11 +22,11 @@ LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
 @contextmanager
-def server(url: str, lifeline: Lifeline) -> Iterator[None]:
+def server_at(url: str, lifeline: CancelScope) -> Iterator[None]:
     """Have a Prefect server at `url`: the one that answers, or else, on loopback, one that ends
     with this process.
     """
-    if answers(url):
+    if is_healthy(url):
         yield
         return
     address = urlsplit(url)
@@ -37,16 +37,18 @@ def server(url: str, lifeline: Lifeline) -> Iterator[None]:
         )
     print(f"starting Prefect's server at {url}", flush=True)
     where = ["--host", str(address.hostname), "--port", str(address.port or 4200)]
-    variables = environment() | {
+    variables = subprocess_environment() | {
         "PREFECT_SERVER_UI_API_URL": url
     }  # or its pages would ask another port
-    command = Command(["prefect", "server", "start", *where], lifeline, Path.cwd(), variables)
+    command = SupervisedProcess(
+        ["prefect", "server", "start", *where], lifeline, Path.cwd(), variables
+    )
     tail: deque[str] = deque(maxlen=5)
     reader = Thread(target=lambda: tail.extend(command.lines()), daemon=True)
     reader.start()
     try:
         deadline = time.monotonic() + START_TIMEOUT
-        while not answers(url):
+        while not is_healthy(url):
             if not reader.is_alive() or time.monotonic() > deadline:
                 raise PipelineError("Prefect's server did not start:\n" + "\n".join(tail))
             time.sleep(0.2)
@@ -57,7 +59,7 @@ def server(url: str, lifeline: Lifeline) -> Iterator[None]:
 
 
 @contextmanager
-def any_server() -> Iterator[None]:
+def ensure_server() -> Iterator[None]:
     """Have the Prefect server of PREFECT_API_URL, or one for a single run; Prefect's own would
     outlive a killed one.
     """
@@ -67,14 +69,18 @@ def any_server() -> Iterator[None]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{probe.getsockname()[1]}/api"
-    with Lifeline() as lifeline, server(url, lifeline), temporary_settings({PREFECT_API_URL: url}):
+    with (
+        CancelScope() as lifeline,
+        server_at(url, lifeline),
+        temporary_settings({PREFECT_API_URL: url}),
+    ):
         try:
             yield
         finally:
             APILogHandler().flush()  # while there is somebody to send it to
 
 
-def answers(url: str) -> bool:
+def is_healthy(url: str) -> bool:
     try:
         return httpx.get(f"{url}/health", timeout=5).json() is True
     except (httpx.HTTPError, ValueError):

@@ -14,19 +14,24 @@ from typing import Any
 from prefect.client.schemas.objects import State
 
 from pipeline.orchestration.artifacts import publish_plan
-from pipeline.orchestration.flow import carry_out, conclude
-from pipeline.orchestration.lifecycle import Workspace
+from pipeline.orchestration.flow import run_tasks, summarize_states
+from pipeline.orchestration.lifecycle import RunContext
 from pipeline.release.champion import PREDICTIONS
 from pipeline.release.gate import GateParams, read_gate
-from pipeline.release.overrides import PARAMS_FILE, change_params, check_params, link_source
-from pipeline.release.receipts import share_receipts
+from pipeline.release.overrides import (
+    PARAMS_FILE,
+    apply_overrides,
+    link_data_source,
+    validate_params,
+)
+from pipeline.release.receipts import copy_receipts
 from pipeline.release.versions import METRICS, read_metrics
-from pipeline.repository.dvc_files import LOCK, read, read_yaml, share_cache
+from pipeline.repository.dvc_files import LOCK, configure_dvc, read_if_present, read_yaml
 from pipeline.repository.dvc_worker import dvc_in
 from pipeline.repository.git import git
-from pipeline.repository.graph import look, upstream
-from pipeline.repository.plan import Step, plan
-from pipeline.repository.processes import Lifeline
+from pipeline.repository.graph import read_status, upstream
+from pipeline.repository.plan import PlannedStage, plan
+from pipeline.repository.processes import CancelScope
 from pipeline.repository.worktree import share_checkpoints, worktree
 
 HISTORY = "reports/history.csv"
@@ -37,7 +42,7 @@ RECEIPTS = "receipts"
 class Candidate:
     commit: str  # whose code, data and, but for the changes, parameters these are
     changes: dict[str, Any]
-    steps: list[Step]
+    steps: list[PlannedStage]
     states: dict[str, State[Any]]  # of the stages' tasks
     state: State[Any]  # the worst of them; what follows is empty unless it is COMPLETED
     lock: bytes
@@ -54,7 +59,7 @@ def run_isolated(
     root: Path,
     commit: str,
     changes: Mapping[str, Any],
-    lifeline: Lifeline,
+    lifeline: CancelScope,
     stages: list[str] | None = None,
 ) -> Candidate:
     """Bring `stages` of `commit` with what they need (all where none is named) up to date, with
@@ -63,33 +68,33 @@ def run_isolated(
     To be called in a flow run.
     Raises ParamsError before anything runs where a parameter is not what its stage allows.
     """
-    with worktree(root, commit, "retrain") as (tree, beside):
-        share_cache(root, tree, beside)
-        share_checkpoints(root, tree, beside)
-        change_params(tree / PARAMS_FILE, changes)
+    with worktree(root, commit, "retrain") as (tree, scratch):
+        configure_dvc(root, tree, scratch)
+        share_checkpoints(root, tree, scratch)
+        apply_overrides(tree / PARAMS_FILE, changes)
         gate = read_gate(read_yaml(tree / PARAMS_FILE))
-        link_source(root, tree)
+        link_data_source(root, tree)
         with dvc_in(tree) as dvc:
-            dvc.ask("checkout", "--quiet", "--allow-missing")
-            view = look(dvc)
+            dvc.run("checkout", "--quiet", "--allow-missing")
+            view = read_status(dvc)
             graph = upstream(view.graph, stages or view.graph)
-            check_params(tree, view.stale.keys() & graph.keys())
+            validate_params(tree, view.stale.keys() & graph.keys())
             steps = plan(dvc, graph, view)
         publish_plan(steps)
-        states = carry_out(Workspace(tree, lifeline, "wait", 0), graph, steps, force=False)
-        share_receipts(root, tree)
-        return collect(tree, commit, changes, steps, states, gate)
+        states = run_tasks(RunContext(tree, lifeline, "wait", 0), graph, steps, force=False)
+        copy_receipts(root, tree)
+        return collect_candidate(tree, commit, changes, steps, states, gate)
 
 
-def collect(
+def collect_candidate(
     tree: Path,
     commit: str,
     changes: Mapping[str, Any],
-    steps: list[Step],
+    steps: list[PlannedStage],
     states: dict[str, State[Any]],
     gate: GateParams,
 ) -> Candidate:
-    state = conclude(states)
+    state = summarize_states(states)
     if not state.is_completed():
         return Candidate(commit, dict(changes), steps, states, state, b"", {}, {}, None, b"", gate)
     changed = git(tree, "diff", "-z", "--name-only", "--relative", "HEAD").split("\0")
@@ -107,13 +112,13 @@ def collect(
         steps,
         states,
         state,
-        lock=read(tree / LOCK),
+        lock=read_if_present(tree / LOCK),
         files={str(path.relative_to(tree)): path.read_bytes() for path in kept},
-        metrics=read_metrics(read(tree / METRICS)),
+        metrics=read_metrics(read_if_present(tree / METRICS)),
         validation_accuracy=read_validation_accuracy(
-            read(tree / HISTORY), read_yaml(tree / PARAMS_FILE)
+            read_if_present(tree / HISTORY), read_yaml(tree / PARAMS_FILE)
         ),
-        predictions=read(tree / PREDICTIONS),
+        predictions=read_if_present(tree / PREDICTIONS),
         gate=gate,
     )
 

@@ -16,29 +16,41 @@ from filelock import FileLock, Timeout
 
 from pipeline.errors import PipelineError
 from pipeline.files import atomic_write
-from pipeline.release.gate import Result
+from pipeline.release.gate import Evaluation
 from pipeline.release.versions import (
     METRICS,
     TRAILER,
+    annotated_tags,
+    champion_version,
     missing_tags,
     next_version,
     read_metrics,
-    tags,
-    version_of,
 )
-from pipeline.repository.dvc_files import has_remote, share_cache
+from pipeline.repository.dvc_files import configure_dvc, has_remote
 from pipeline.repository.dvc_worker import DVC
 from pipeline.repository.git import (
     GitError,
-    common_folder,
     git,
+    git_common_dir,
     is_ancestor,
-    look_up,
     make_commit,
     read_file,
+    resolve_ref,
 )
-from pipeline.repository.processes import Command, StoppedError, environment
-from pipeline.repository.refs import JOURNAL, Target, complain, free_refs, move, push, talk
+from pipeline.repository.processes import (
+    RunCancelledError,
+    SupervisedProcess,
+    subprocess_environment,
+)
+from pipeline.repository.refs import (
+    JOURNAL,
+    Target,
+    push_refs,
+    raise_refused,
+    remove_stale_ref_locks,
+    run_remote_git,
+    update_refs,
+)
 from pipeline.repository.worktree import worktree
 
 BRANCH = "champion"
@@ -66,41 +78,41 @@ def check_target(target: Target) -> None:
 
 
 @contextmanager
-def exclusive(target: Target, say: Callable[[str], object] = print) -> Iterator[None]:
+def publish_lock(target: Target, say: Callable[[str], object] = print) -> Iterator[None]:
     """Be the only run that publishes in this repository; the kernel frees the lock with the
     process.
     """
-    lock = FileLock(common_folder(target.root) / "publish.lock")
+    lock = FileLock(git_common_dir(target.root) / "publish.lock")
     announced = False
     while not lock.is_locked:
         try:
             lock.acquire(timeout=1)
         except Timeout as error:
-            if target.lifeline.is_cut:
-                raise StoppedError("stopped while another run published") from error
+            if target.lifeline.is_cancelled:
+                raise RunCancelledError("stopped while another run published") from error
             if not announced:
                 say("waiting for another run that publishes here")
             announced = True
     try:
-        free_refs(target.root)
+        remove_stale_ref_locks(target.root)
         yield
     finally:
         lock.release()
 
 
-def settle(target: Target) -> str | None:
+def reconcile(target: Target) -> str | None:
     """Complete what a killed run began, here and on the remote; return the branch's tip, of which
     all then is there.
     """
-    theirs = fetch(target) if target.remote else {}
-    tip = unite(target, theirs.get(target.ref))
+    theirs = fetch_refs(target) if target.remote else {}
+    tip = fast_forward(target, theirs.get(target.ref))
     if not tip:
         return None
     missing = missing_tags(target.root, target.artifact, tip)
-    move(target, missing)
+    update_refs(target, missing)
     if target.remote:
         ours = {target.ref: tip} | list_tags(target)
-        push(
+        push_refs(
             target,
             {ref: new for ref, new in ours.items() if theirs.get(ref) != new},
             theirs.get(target.ref),
@@ -108,11 +120,11 @@ def settle(target: Target) -> str | None:
     return tip
 
 
-def fetch(target: Target) -> dict[str, str]:
+def fetch_refs(target: Target) -> dict[str, str]:
     """The remote's branch and tags, and all that they need."""
     assert target.remote
     patterns = [f"refs/tags/{target.artifact}{mark}*" for mark in "@#"]
-    lines = talk(target, "ls-remote", "--refs", target.remote, target.ref, *patterns)
+    lines = run_remote_git(target, "ls-remote", "--refs", target.remote, target.ref, *patterns)
     found = [
         re.fullmatch(r"([0-9a-f]{40,64})\t(.+)", line) for line in lines
     ]  # among a server's own words
@@ -121,7 +133,7 @@ def fetch(target: Target) -> dict[str, str]:
         wanted = [target.ref] * (target.ref in theirs) + [
             f"{pattern}:{pattern}" for pattern in patterns
         ]
-        talk(
+        run_remote_git(
             target,
             "fetch",
             "--quiet",
@@ -134,9 +146,9 @@ def fetch(target: Target) -> dict[str, str]:
     return theirs
 
 
-def unite(target: Target, theirs: str | None) -> str | None:
+def fast_forward(target: Target, theirs: str | None) -> str | None:
     """The later tip of the branch, here and on the remote, made the one here."""
-    ours = look_up(target.root, target.ref)
+    ours = resolve_ref(target.root, target.ref)
     if theirs is None or ours == theirs or (ours and is_ancestor(target.root, theirs, ours)):
         return ours
     if ours and not is_ancestor(target.root, ours, theirs):
@@ -144,7 +156,7 @@ def unite(target: Target, theirs: str | None) -> str | None:
             f"{target.branch} here and on {target.remote} have each what the other has not;"
             f" set one to the other with git branch --force {target.branch} COMMIT or git push"
         )
-    move(target, {target.ref: theirs}, ours)
+    update_refs(target, {target.ref: theirs}, ours)
     return theirs
 
 
@@ -156,17 +168,24 @@ def list_tags(target: Target) -> dict[str, str]:
     return {ref: tag for ref, _, tag in (line.partition(" ") for line in lines)}
 
 
-def read_result(target: Target, tip: str) -> Result:
-    return Result(read_metrics(read_file(target.root, tip, METRICS)), read_predictions(target, tip))
+def read_evaluation(target: Target, tip: str) -> Evaluation:
+    return Evaluation(
+        read_metrics(read_file(target.root, tip, METRICS)), read_predictions(target, tip)
+    )
 
 
 def read_predictions(target: Target, tip: str) -> bytes:
     """From DVC's cache or its remote; empty where neither has them."""
-    with worktree(target.root, tip, "champion") as (tree, beside):
-        share_cache(target.root, tree, beside)
+    with worktree(target.root, tip, "champion") as (tree, scratch):
+        configure_dvc(target.root, tree, scratch)
         for command in ("checkout", "pull"):
             arguments = [*DVC, command, "--quiet", PREDICTIONS]
-            if Command(arguments, target.lifeline, tree, environment()).read()[0] == 0:
+            if (
+                SupervisedProcess(
+                    arguments, target.lifeline, tree, subprocess_environment()
+                ).read()[0]
+                == 0
+            ):
                 break
         return (tree / PREDICTIONS).read_bytes() if (tree / PREDICTIONS).is_file() else b""
 
@@ -190,7 +209,7 @@ def publish(
     message = f"{subject.format(version=version)}\n\n{body}\n{TRAILER}: {version}\n"
     commit = make_commit(target.root, source, files, parent, message)
     push_data(target, commit)
-    put(target, commit, tip)
+    move_champion(target, commit, tip)
     return version
 
 
@@ -199,18 +218,18 @@ def promote(target: Target, name: str) -> str:
     version.
     """
     version = name if "@" in name else f"{target.artifact}@{name}"
-    with exclusive(target):
-        tip = settle(target)
-        known = tags(target.root, f"{target.artifact}@*")
+    with publish_lock(target):
+        tip = reconcile(target)
+        known = annotated_tags(target.root, f"{target.artifact}@*")
         if version not in known or not tip:
             names = ", ".join(known).replace(f"{target.artifact}@", "") or "none yet"
             raise PipelineError(
                 f"there is no version {name} of {target.artifact}; there are: {names}"
             )
-        if version_of(target.root, tip) == version:
+        if champion_version(target.root, tip) == version:
             return f"{version} is the champion already"
         message = f"Promote {version}\n\n{TRAILER}: {version}\n"
-        put(target, make_commit(target.root, known[version], {}, tip, message), tip)
+        move_champion(target, make_commit(target.root, known[version], {}, tip, message), tip)
         return f"{version} is the champion again"
 
 
@@ -218,22 +237,24 @@ def push_data(target: Target, commit: str) -> None:
     """Bring what the commit's dvc.lock names to DVC's remote, if there is one."""
     if not has_remote(target.root):
         return
-    with worktree(target.root, commit, "publish") as (tree, beside):
-        share_cache(target.root, tree, beside)
-        code, lines = Command([*DVC, "push"], target.lifeline, tree, environment()).read()
+    with worktree(target.root, commit, "publish") as (tree, scratch):
+        configure_dvc(target.root, tree, scratch)
+        code, lines = SupervisedProcess(
+            [*DVC, "push"], target.lifeline, tree, subprocess_environment()
+        ).read()
     if code:
-        complain(target, "dvc push", lines)
+        raise_refused(target, "dvc push", lines)
 
 
-def put(target: Target, commit: str, tip: str | None) -> None:
+def move_champion(target: Target, commit: str, tip: str | None) -> None:
     """Move the branch from `tip` to `commit`, with the tags that tell of it, on the remote and
     here.
     """
     updates = {target.ref: commit} | missing_tags(target.root, target.artifact, commit)
-    journal = common_folder(target.root) / JOURNAL
+    journal = git_common_dir(target.root) / JOURNAL
     with atomic_write(journal) as temporary:
         temporary.write_text(json.dumps({"remote": target.remote, "refs": updates}))
     if target.remote:
-        push(target, updates, tip)
-    move(target, updates, tip)
+        push_refs(target, updates, tip)
+    update_refs(target, updates, tip)
     journal.unlink()

@@ -27,7 +27,7 @@ class GateParams(Params):
 
 
 @dataclass(frozen=True)
-class Result:
+class Evaluation:
     """What a model does on the test images: its metrics and, as CSV, its predictions."""
 
     metrics: Mapping[str, float]
@@ -66,7 +66,7 @@ def read_gate(params: Mapping[str, Any]) -> GateParams:
         raise ParamsError(f"params.yaml: {name}: {fault['msg']}, got {found}") from error
 
 
-def judge(gate: GateParams, candidate: Result, champion: Result | None) -> Verdict:
+def judge(gate: GateParams, candidate: Evaluation, champion: Evaluation | None) -> Verdict:
     """Raise DataError where the candidate has no such metric."""
     if gate.metric not in candidate.metrics:
         raise DataError(
@@ -78,13 +78,18 @@ def judge(gate: GateParams, candidate: Result, champion: Result | None) -> Verdi
         champion.metrics.get(gate.metric) if champion else None,
     )
     comparison = compare(candidate.predictions, champion.predictions) if champion else None
-    fault = find_fault(gate, new, old, comparison)
+    fault = rejection_reason(gate, new, old, comparison)
     return Verdict(
-        not fault, fault or praise(gate, new, old, comparison), gate, new, old, comparison
+        not fault,
+        fault or acceptance_reason(gate, new, old, comparison),
+        gate,
+        new,
+        old,
+        comparison,
     )
 
 
-def find_fault(
+def rejection_reason(
     gate: GateParams, new: float, old: float | None, comparison: Comparison | None
 ) -> str | None:
     if new < gate.minimum:
@@ -100,11 +105,13 @@ def find_fault(
             f" {gate.largest_drop:.2%} allowed"
         )
     if comparison and comparison.lost > comparison.gained and comparison.p < gate.significance:
-        return f"worse than the champion by more than noise: {describe(comparison)}"
+        return f"worse than the champion by more than noise: {describe_comparison(comparison)}"
     return None
 
 
-def praise(gate: GateParams, new: float, old: float | None, comparison: Comparison | None) -> str:
+def acceptance_reason(
+    gate: GateParams, new: float, old: float | None, comparison: Comparison | None
+) -> str:
     if old is None:
         return f"{gate.metric} {new:.2%}, and no champion yet"
     standing = f"{gate.metric} {new:.2%} against the champion's {old:.2%}"
@@ -112,17 +119,17 @@ def praise(gate: GateParams, new: float, old: float | None, comparison: Comparis
         return f"{standing}; no test, for want of the champion's predictions on the same images"
     is_noise = comparison.p >= gate.significance
     beyond = "no difference beyond noise" if is_noise else "more than noise"
-    return f"{standing}, {beyond}: {describe(comparison)}"
+    return f"{standing}, {beyond}: {describe_comparison(comparison)}"
 
 
-def describe(comparison: Comparison) -> str:
+def describe_comparison(comparison: Comparison) -> str:
     counts = f"{comparison.gained} images gained and {comparison.lost} lost"
     return f"{counts}, McNemar's p = {comparison.p:.3g}"
 
 
 def compare(candidate: bytes, champion: bytes) -> Comparison | None:
     """McNemar's exact test; None where the two are not about the same images."""
-    ours, theirs = read_hits(candidate), read_hits(champion)
+    ours, theirs = read_correctness(candidate), read_correctness(champion)
     if not ours or ours.keys() != theirs.keys():
         return None
     gained = sum(hit and not theirs[image] for image, hit in ours.items())
@@ -134,7 +141,7 @@ def compare(candidate: bytes, champion: bytes) -> Comparison | None:
     return Comparison(gained, lost, float(binomtest(gained, gained + lost).pvalue))
 
 
-def read_hits(predictions: bytes) -> dict[tuple[str, str], bool]:
+def read_correctness(predictions: bytes) -> dict[tuple[str, str], bool]:
     """For each test image, by its index and label, whether it was read right."""
     rows = csv.DictReader(io.StringIO(predictions.decode()))
     return {(row["index"], row["label"]): row["label"] == row["prediction"] for row in rows}

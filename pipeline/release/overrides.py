@@ -15,12 +15,12 @@ from pipeline.errors import ParamsError
 from pipeline.files import atomic_write
 from pipeline.release import params_program
 from pipeline.repository.dvc_files import flatten, read_yaml
-from pipeline.repository.processes import environment
+from pipeline.repository.processes import subprocess_environment
 
 PARAMS_FILE = "params.yaml"
 
 
-def parse_changes(texts: Iterable[str]) -> dict[str, Any]:
+def parse_overrides(texts: Iterable[str]) -> dict[str, Any]:
     """['train.seed=2'] → {'train.seed': 2}, values read as YAML; raise ParamsError."""
     changes: dict[str, Any] = {}
     for text in texts:
@@ -40,7 +40,7 @@ def parse_changes(texts: Iterable[str]) -> dict[str, Any]:
     return changes
 
 
-def change_params(path: Path, changes: Mapping[str, Any]) -> None:
+def apply_overrides(path: Path, changes: Mapping[str, Any]) -> None:
     """Set values in params.yaml and leave all else of it as it is; raise ParamsError for what it
     has not.
     """
@@ -64,7 +64,7 @@ def change_params(path: Path, changes: Mapping[str, Any]) -> None:
         yaml.dump(content, file)
 
 
-def check_params(tree: Path, stages: Collection[str]) -> None:
+def validate_params(tree: Path, stages: Collection[str]) -> None:
     """Let the stages' own models judge params.yaml; what is up to date has run with it before."""
     ours = sorted(
         stage for stage in stages if (tree / "pipeline" / "stages" / f"{stage}.py").is_file()
@@ -77,7 +77,7 @@ def check_params(tree: Path, stages: Collection[str]) -> None:
         params_program.__file__,
         *ours,
     ]  # -P and PYTHONPATH: the code of `tree`, not of this folder
-    variables = environment() | {"PYTHONPATH": str(tree)}
+    variables = subprocess_environment() | {"PYTHONPATH": str(tree)}
     result = subprocess.run(command, cwd=tree, env=variables, capture_output=True, text=True)
     if result.returncode:
         last = result.stderr.strip().rpartition("\n")[2]
@@ -86,7 +86,7 @@ def check_params(tree: Path, stages: Collection[str]) -> None:
         )
 
 
-def link_source(root: Path, tree: Path) -> None:
+def link_data_source(root: Path, tree: Path) -> None:
     """Let the fetch stage find the person's own folder of data; what it reads there it checks."""
     folder = (read_yaml(tree / "params.yaml").get("fetch") or {}).get("directory")
     if isinstance(folder, str) and (root / folder).is_dir() and not (tree / folder).exists():

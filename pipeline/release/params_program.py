@@ -7,7 +7,7 @@ which may be another commit's than this file.
 import importlib
 import sys
 
-from pipeline.errors import ParamsError, run
+from pipeline.errors import ParamsError, run_main
 from pipeline.params import Params, load_params
 
 
@@ -30,4 +30,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    run(main)
+    run_main(main)

@@ -25,7 +25,7 @@ def read_receipts(folder: Path) -> dict[str, Environment]:
     return receipts
 
 
-def share_receipts(root: Path, tree: Path) -> None:
+def copy_receipts(root: Path, tree: Path) -> None:
     """Keep what tells of a model's making for when the model is only restored, and fetch it
     then.
     """

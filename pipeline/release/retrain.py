@@ -18,17 +18,24 @@ from prefect.task_runners import ThreadPoolTaskRunner
 
 from pipeline.errors import PipelineError
 from pipeline.files import atomic_write
-from pipeline.orchestration.lifecycle import run_to_state
+from pipeline.orchestration.lifecycle import run_as_flow
 from pipeline.release.candidate import Candidate, run_isolated
-from pipeline.release.champion import BRANCH, check_target, exclusive, publish, read_result, settle
-from pipeline.release.gate import Result, Verdict, judge, to_markdown
-from pipeline.release.versions import read_artifact
-from pipeline.repository.dvc_files import LOCK, outs_of
-from pipeline.repository.git import read_file, resolve
-from pipeline.repository.processes import Lifeline
-from pipeline.repository.refs import RaceLostError, Target
+from pipeline.release.champion import (
+    BRANCH,
+    check_target,
+    publish,
+    publish_lock,
+    read_evaluation,
+    reconcile,
+)
+from pipeline.release.gate import Evaluation, Verdict, judge, to_markdown
+from pipeline.release.versions import read_model_name
+from pipeline.repository.dvc_files import LOCK, locked_outputs
+from pipeline.repository.git import read_file, resolve_commit
+from pipeline.repository.processes import CancelScope
+from pipeline.repository.refs import BranchMovedError, Target
 
-ATTEMPTS = 5  # at publishing, while others move the branch
+PUBLISH_ATTEMPTS = 5  # at publishing, while others move the branch
 VERDICT = "reports/verdict.md"
 
 
@@ -51,45 +58,46 @@ def retrain(
         skip_ci: mark the commit so that no continuous integration runs for it
     """
 
-    def work(lifeline: Lifeline) -> State[Any]:
+    def work(lifeline: CancelScope) -> State[Any]:
         root = Path.cwd()
-        commit = resolve(root, rev)
-        target = Target(root, read_artifact(root, commit), branch, remote, lifeline)
+        commit = resolve_commit(root, rev)
+        target = Target(root, read_model_name(root, commit), branch, remote, lifeline)
         check_target(target)
-        with exclusive(target, get_run_logger().info), suppress(RaceLostError):
-            settle(target)  # before hours of training, for what it may find wrong
+        with publish_lock(target, get_run_logger().info), suppress(BranchMovedError):
+            reconcile(target)  # before hours of training, for what it may find wrong
         candidate = run_isolated(root, commit, changes or {}, lifeline)
         if not candidate.state.is_completed():
             return candidate.state
-        return offer(target, candidate, skip_ci)
+        return publish_if_better(target, candidate, skip_ci)
 
-    return run_to_state(work)
+    return run_as_flow(work)
 
 
-def offer(target: Target, candidate: Candidate, skip_ci: bool = True) -> State[Any]:
+def publish_if_better(target: Target, candidate: Candidate, skip_ci: bool = True) -> State[Any]:
     """Judge a candidate and publish it; on the loss of a race judge it again, against the
     winner.
     """
-    for _ in range(ATTEMPTS):
+    for _ in range(PUBLISH_ATTEMPTS):
         try:
-            with exclusive(target, get_run_logger().info):
-                return offer_once(target, candidate, skip_ci)
-        except RaceLostError as error:
+            with publish_lock(target, get_run_logger().info):
+                return judge_and_publish(target, candidate, skip_ci)
+        except BranchMovedError as error:
             get_run_logger().info("%s; judging again", error)
     raise PipelineError(
-        f"{target.branch} was moved by others {ATTEMPTS} times when this run was to; run it again"
+        f"{target.branch} was moved by others {PUBLISH_ATTEMPTS} times when this run was to;"
+        " run it again"
     )
 
 
-def offer_once(target: Target, candidate: Candidate, skip_ci: bool) -> State[Any]:
-    tip = settle(target)
-    if tip and outs_of(read_file(target.root, tip, LOCK)) == outs_of(candidate.lock):
+def judge_and_publish(target: Target, candidate: Candidate, skip_ci: bool) -> State[Any]:
+    tip = reconcile(target)
+    if tip and locked_outputs(read_file(target.root, tip, LOCK)) == locked_outputs(candidate.lock):
         return Completed(name="Unchanged", message=f"{target.branch} has this model already")
-    ours = Result(candidate.metrics, candidate.predictions)
-    verdict = judge(candidate.gate, ours, read_result(target, tip) if tip else None)
+    ours = Evaluation(candidate.metrics, candidate.predictions)
+    verdict = judge(candidate.gate, ours, read_evaluation(target, tip) if tip else None)
     if not verdict.passed:
-        return close(target, "Rejected", verdict)
-    return close(
+        return report_verdict(target, "Rejected", verdict)
+    return report_verdict(
         target, "Published", verdict, publish_candidate(target, candidate, verdict, tip, skip_ci)
     )
 
@@ -110,7 +118,7 @@ def publish_candidate(
     return publish(target, candidate.commit, files, tip, subject, body)
 
 
-def close(target: Target, name: str, verdict: Verdict, version: str = "") -> State[Any]:
+def report_verdict(target: Target, name: str, verdict: Verdict, version: str = "") -> State[Any]:
     """Tell of the verdict: in the run's state, on its page, and in a file for whoever has
     no page.
     """

@@ -17,12 +17,12 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import PipelineError
-from pipeline.release.overrides import link_source
+from pipeline.release.overrides import link_data_source
 from pipeline.release.receipts import Environment, read_receipts
 from pipeline.repository.dvc_files import LOCK, isolate, read_yaml
 from pipeline.repository.dvc_worker import DVC
-from pipeline.repository.git import resolve
-from pipeline.repository.processes import Command, Lifeline, environment
+from pipeline.repository.git import resolve_commit
+from pipeline.repository.processes import CancelScope, SupervisedProcess, subprocess_environment
 from pipeline.repository.worktree import worktree
 
 EXIT_CODES = {"same": 0, "different": 1, "unknown": 2}
@@ -35,7 +35,7 @@ class VerifyError(PipelineError):
 
 
 @dataclass(frozen=True)
-class Out:
+class OutputComparison:
     """One output of a stage, by its hash in the commit's dvc.lock and in that of the run now."""
 
     stage: str
@@ -49,9 +49,9 @@ class Out:
 
 
 @dataclass(frozen=True)
-class Receipt:
+class Verification:
     commit: str
-    outs: list[Out]
+    outs: list[OutputComparison]
     damaged: list[
         str
     ]  # files that are not what the commit's dvc.lock says, found without running anything
@@ -84,23 +84,31 @@ class Receipt:
         return "unknown" if self.changes and not self.convicts else "different"
 
 
-def verify(root: Path, rev: str) -> Receipt:
+def verify(root: Path, rev: str) -> Verification:
     """Raise PipelineError where the commit cannot be run again."""
-    commit = resolve(root, rev)
+    commit = resolve_commit(root, rev)
     with worktree(root, commit, "verify") as (tree, temporary):
         lock = read_yaml(tree / LOCK).get("stages", {})
         if not lock:
             raise VerifyError(
                 f"{rev} holds no dvc.lock to compare with; run dvc repro and commit it"
             )
-        damaged = [*find_damage(tree, lock, git_only=True), *find_local_damage(root, tree, lock)]
+        damaged = [
+            *find_modified(tree, lock, git_only=True),
+            *find_modified_locally(root, tree, lock),
+        ]
         receipts = read_receipts(tree)
         local = read_receipts(root)
         isolate(tree, temporary)
-        link_source(root, tree)
+        link_data_source(root, tree)
         reproduce_all(tree)
-        found = {out.path: out.locked for out in outs_of(read_yaml(tree / LOCK).get("stages", {}))}
-        outs = [Out(out.stage, out.path, out.locked, found.get(out.path)) for out in outs_of(lock)]
+        found = {
+            out.path: out.locked for out in locked_outputs(read_yaml(tree / LOCK).get("stages", {}))
+        }
+        outs = [
+            OutputComparison(out.stage, out.path, out.locked, found.get(out.path))
+            for out in locked_outputs(lock)
+        ]
         made = read_receipts(tree)
     maker = next(
         (r for out in outs if (r := receipts.get(out.locked) or local.get(out.locked))), None
@@ -109,7 +117,7 @@ def verify(root: Path, rev: str) -> Receipt:
     convicts = any(
         out.found in receipts and receipts[out.found] == here for out in outs if not out.is_same
     )
-    return Receipt(commit, outs, damaged, maker, here, convicts)
+    return Verification(commit, outs, damaged, maker, here, convicts)
 
 
 def clean_environment() -> dict[str, str]:
@@ -117,14 +125,18 @@ def clean_environment() -> dict[str, str]:
     would.
     """
     strangers = ("GIT_", "DVC_", "PYTHONPATH", "PYTHONSAFEPATH")
-    return {name: value for name, value in environment().items() if not name.startswith(strangers)}
+    return {
+        name: value
+        for name, value in subprocess_environment().items()
+        if not name.startswith(strangers)
+    }
 
 
 def reproduce_all(tree: Path) -> None:
     """Run every stage, its output to stderr; raise VerifyError where one fails."""
     lines: list[str] = []
-    with Lifeline() as lifeline:
-        command = Command(
+    with CancelScope() as lifeline:
+        command = SupervisedProcess(
             [*DVC, "repro", "--force", "--no-run-cache"], lifeline, tree, clean_environment()
         )
         try:
@@ -146,43 +158,43 @@ def reproduce_all(tree: Path) -> None:
         )
 
 
-def outs_of(lock: dict[str, Any]) -> list[Out]:
+def locked_outputs(lock: dict[str, Any]) -> list[OutputComparison]:
     return [
-        Out(stage, out["path"], out["md5"], None)
+        OutputComparison(stage, out["path"], out["md5"], None)
         for stage, entry in lock.items()
         for out in entry.get("outs", [])
     ]
 
 
-def find_damage(folder: Path, lock: dict[str, Any], git_only: bool = False) -> Iterator[str]:
+def find_modified(folder: Path, lock: dict[str, Any], git_only: bool = False) -> Iterator[str]:
     """Name each output in `folder` that is there and is not what `lock` says."""
     where = "in the commit" if git_only else "in the workspace"
-    for out in outs_of(lock):
+    for out in locked_outputs(lock):
         path = folder / out.path
-        if path.exists() and (found := md5_of(path)) != out.locked:
+        if path.exists() and (found := dvc_md5(path)) != out.locked:
             hashes = f"has md5 {found[:8]}, dvc.lock says {out.locked[:8]}"
             yield f"{out.stage}: {out.path} {where} {hashes}"
 
 
-def find_local_damage(root: Path, tree: Path, lock: dict[str, Any]) -> Iterator[str]:
+def find_modified_locally(root: Path, tree: Path, lock: dict[str, Any]) -> Iterator[str]:
     """Name what is doctored in the user's workspace, where that is at this commit's dvc.lock, and
     in the cache.
     """
     if (root / LOCK).is_file() and (root / LOCK).read_bytes() == (tree / LOCK).read_bytes():
-        yield from find_damage(root, lock)
+        yield from find_modified(root, lock)
     answer = subprocess.run(
         [*DVC, "cache", "dir"], cwd=root, env=clean_environment(), capture_output=True, text=True
     )
     cache = Path(answer.stdout.strip()) / "files" / "md5"
-    for out in outs_of(lock):
-        for md5 in [out.locked, *listed(cache, out.locked)]:
+    for out in locked_outputs(lock):
+        for md5 in [out.locked, *folder_entries(cache, out.locked)]:
             path = cache / md5[:2] / md5[2:]
-            if path.is_file() and md5_of(path) != md5.removesuffix(".dir"):
+            if path.is_file() and dvc_md5(path) != md5.removesuffix(".dir"):
                 name = f"its name {md5[:8]} says ({path})"
                 yield f"{out.stage}: {out.path} in the cache is not what {name}"
 
 
-def listed(cache: Path, md5: str) -> list[str]:
+def folder_entries(cache: Path, md5: str) -> list[str]:
     """The files of a folder in DVC's cache."""
     path = cache / md5[:2] / md5[2:]
     if not md5.endswith(".dir") or not path.is_file():
@@ -193,7 +205,7 @@ def listed(cache: Path, md5: str) -> list[str]:
         return []  # its own hash is wrong, which is told
 
 
-def md5_of(path: Path) -> str:
+def dvc_md5(path: Path) -> str:
     """The hash that DVC gives a file or a folder."""
     if not path.is_dir():
         with path.open("rb") as file:
@@ -201,11 +213,11 @@ def md5_of(path: Path) -> str:
     files = sorted(
         (str(file.relative_to(path)), file) for file in path.rglob("*") if file.is_file()
     )
-    entries = [{"md5": md5_of(file), "relpath": name} for name, file in files]
+    entries = [{"md5": dvc_md5(file), "relpath": name} for name, file in files]
     return hashlib.md5(json.dumps(entries).encode(), usedforsecurity=False).hexdigest() + ".dir"
 
 
-def describe(receipt: Receipt) -> str:
+def describe(receipt: Verification) -> str:
     """The receipt as text."""
     stages = dict.fromkeys(out.stage for out in receipt.outs)
     width = max(map(len, stages))
@@ -228,10 +240,10 @@ def describe(receipt: Receipt) -> str:
             f"the model's maker: {name} {theirs}, here {ours}"
             for name, (theirs, ours) in receipt.changes.items()
         ]
-    return "\n".join([*lines, "", conclude(receipt)])
+    return "\n".join([*lines, "", conclusion(receipt)])
 
 
-def conclude(receipt: Receipt) -> str:
+def conclusion(receipt: Verification) -> str:
     if receipt.verdict == "same":
         return "same: every output is what this commit's code, data and parameters give"
     if receipt.damaged:
@@ -246,7 +258,7 @@ def conclude(receipt: Receipt) -> str:
     return f"cannot tell: {stage} differs, {reason}"
 
 
-def to_json(receipt: Receipt) -> str:
+def to_json(receipt: Verification) -> str:
     stages: dict[str, str] = {}
     for out in receipt.outs:
         stages[out.stage] = (
@@ -255,7 +267,7 @@ def to_json(receipt: Receipt) -> str:
     content = {
         "commit": receipt.commit,
         "verdict": receipt.verdict,
-        "conclusion": conclude(receipt),
+        "conclusion": conclusion(receipt),
         "first_different": receipt.first_different,
         "stages": stages,
         "outs": [asdict(out) for out in receipt.outs],

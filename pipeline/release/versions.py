@@ -29,7 +29,7 @@ class Version:
     metrics: dict[str, float]
 
 
-def read_artifact(root: Path, commit: str) -> str:
+def read_model_name(root: Path, commit: str) -> str:
     """The name of the one model that dvc.yaml declares; raise PipelineError where there is another
     number of them.
     """
@@ -46,7 +46,7 @@ def read_artifact(root: Path, commit: str) -> str:
     return str(models[0])
 
 
-def tags(root: Path, pattern: str) -> dict[str, str]:
+def annotated_tags(root: Path, pattern: str) -> dict[str, str]:
     """The annotated tags of that pattern, and the commit that each is of."""
     lines = git(
         root, "for-each-ref", "--format=%(refname:strip=2) %(*objectname)", f"refs/tags/{pattern}"
@@ -58,12 +58,15 @@ def next_version(root: Path, artifact: str) -> str:
     """The version after the latest, by its minor number: the network's input and output stay what
     they are.
     """
-    found = [re.fullmatch(r".+@v(\d+)\.(\d+)\.\d+", name) for name in tags(root, f"{artifact}@*")]
+    found = [
+        re.fullmatch(r".+@v(\d+)\.(\d+)\.\d+", name)
+        for name in annotated_tags(root, f"{artifact}@*")
+    ]
     latest = max(((int(match[1]), int(match[2])) for match in found if match), default=None)
     return f"{artifact}@v{latest[0]}.{latest[1] + 1}.0" if latest else f"{artifact}@v1.0.0"
 
 
-def version_of(root: Path, commit: str) -> str:
+def champion_version(root: Path, commit: str) -> str:
     """The version that the commit makes the champion, `mnist-cnn@v1.2.0`; empty where its message
     names none.
     """
@@ -74,24 +77,24 @@ def missing_tags(root: Path, artifact: str, tip: str) -> dict[str, str]:
     """The tags that should tell of the champion at `tip` and are not there, as refs to tag objects
     made for them.
     """
-    version = version_of(root, tip)
+    version = champion_version(root, tip)
     if not version:
         return {}
     missing = {}
-    made = tags(root, version).get(version)
+    made = annotated_tags(root, version).get(version)
     if not made:
         made = tip
         missing[f"refs/tags/{version}"] = make_tag(root, version, made, tip)
     assigned = {
         int(name.rpartition("#")[2]): name
-        for name in tags(root, f"{artifact}#*")
+        for name in annotated_tags(root, f"{artifact}#*")
         if name[-1].isdigit()
     }
     latest = max(
         (n for n, name in assigned.items() if name.startswith(f"{artifact}#{PRODUCTION}#")),
         default=None,
     )
-    if latest is None or tags(root, assigned[latest])[assigned[latest]] != made:
+    if latest is None or annotated_tags(root, assigned[latest])[assigned[latest]] != made:
         name = f"{artifact}#{PRODUCTION}#{max(assigned, default=0) + 1}"
         missing[f"refs/tags/{name}"] = make_tag(root, name, made, tip)
     return missing

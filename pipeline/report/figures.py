@@ -23,8 +23,8 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormat
 from numpy.typing import NDArray
 from PIL import Image
 
-from pipeline.mnist.idx import IMAGE_SIZE, Bytes
-from pipeline.mnist.layers import Floats
+from pipeline.mnist.idx import IMAGE_SIZE, UInt8Array
+from pipeline.mnist.layers import Float32Array
 
 COLOURS = {
     "ink": "#010203",
@@ -176,12 +176,12 @@ def to_svg(figure: Figure, name: str) -> Markup:
     return Markup(svg)  # matplotlib escapes text itself
 
 
-def draw_digit(image: Bytes) -> str:
+def draw_digit(image: UInt8Array) -> str:
     """A uint8 [28, 28] image, dark on light, as a data URL."""
     return to_url(Image.fromarray(255 - image))
 
 
-def draw_maps(maps: Floats, columns: int) -> str:
+def draw_maps(maps: Float32Array, columns: int) -> str:
     """Maps [N, H, W] in rows of `columns`, or numbers [N] in a row, as a data URL: orange above
     zero, blue below.
     """
@@ -217,7 +217,7 @@ def to_url(image: Image.Image, **options: Any) -> str:
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
 
 
-def save_sheet(path: Path, images: Bytes, captions: Sequence[str], title: str) -> None:
+def save_sheet(path: Path, images: UInt8Array, captions: Sequence[str], title: str) -> None:
     """Write images [N, 28, 28], each above its caption, as one PNG."""
     width, height = IMAGE_SIZE + 4, IMAGE_SIZE + 10  # of a place, in pixels of the images
     right, bottom = SHEET_COLUMNS * width, max(1, math.ceil(len(images) / SHEET_COLUMNS)) * height

@@ -12,8 +12,8 @@ from markupsafe import Markup
 from scipy.stats import binomtest
 
 from pipeline.files import atomic_write
-from pipeline.mnist.idx import Bytes
-from pipeline.mnist.layers import Insides, convolution_step
+from pipeline.mnist.idx import UInt8Array
+from pipeline.mnist.layers import LayerTrace, convolution_step
 from pipeline.mnist.tensors import TensorInfo
 from pipeline.report import figures
 
@@ -69,7 +69,9 @@ def most_confident_mistakes(predictions: pd.DataFrame, count: int) -> pd.DataFra
     return wrong.sort_values(["confidence", "index"], ascending=[False, True]).head(count)
 
 
-def look_at(example: int, insides: Insides, image: Bytes, info: TensorInfo) -> dict[str, Any]:
+def example_view(
+    example: int, insides: LayerTrace, image: UInt8Array, info: TensorInfo
+) -> dict[str, Any]:
     """One image on its way through the network, as the page shows it."""
     values = {name: outputs[example] for name, outputs in insides.outputs.items()}
     logits = values[insides.layers[-1].name]
@@ -88,7 +90,7 @@ def look_at(example: int, insides: Insides, image: Bytes, info: TensorInfo) -> d
     }
 
 
-def save_mistakes(path: Path, images: Bytes, mistakes: pd.DataFrame, info: TensorInfo) -> None:
+def save_mistakes(path: Path, images: UInt8Array, mistakes: pd.DataFrame, info: TensorInfo) -> None:
     """For `dvc plots`: one image of them all."""
     names = [figures.shorten(name, 9) for name in info.classes]
     captions = [

@@ -12,7 +12,7 @@ from pipeline.errors import PipelineError
 LOCK = "dvc.lock"
 
 
-class Settings(BaseModel):
+class StageSettings(BaseModel):
     """How a stage is run, not what it computes: its `meta` in dvc.yaml, which DVC leaves alone."""
 
     model_config = ConfigDict(frozen=True, extra="ignore", strict=True, allow_inf_nan=False)
@@ -31,10 +31,10 @@ def read_declaration(root: Path, stage: str) -> dict[str, Any]:
     return each
 
 
-def read_settings(root: Path, stage: str) -> Settings:
+def read_settings(root: Path, stage: str) -> StageSettings:
     """Raise PipelineError where the `meta` of the stage in dvc.yaml is not what Settings allows."""
     try:
-        return Settings.model_validate(read_declaration(root, stage).get("meta", {}))
+        return StageSettings.model_validate(read_declaration(root, stage).get("meta", {}))
     except ValidationError as error:
         fault = error.errors()[0]
         name = ".".join(map(str, ("stages", stage, "meta", *fault["loc"])))
@@ -58,20 +58,20 @@ def read_yaml(path: Path) -> dict[str, Any]:
     return YAML(typ="safe").load(path.read_text(encoding="utf-8")) or {} if path.is_file() else {}
 
 
-def read(path: Path) -> bytes:
+def read_if_present(path: Path) -> bytes:
     """The file's content, of which there is none where the graph makes no such file."""
     return path.read_bytes() if path.is_file() else b""
 
 
-def outs_of(lock: str | bytes) -> dict[str, str]:
+def locked_outputs(lock: str | bytes) -> dict[str, str]:
     """Every output that a dvc.lock names, and its hash."""
     stages = (YAML(typ="safe").load(lock) or {}).get("stages", {}) if lock else {}
     return {out["path"]: out["md5"] for stage in stages.values() for out in stage.get("outs", [])}
 
 
-def share_cache(root: Path, tree: Path, beside: Path) -> None:
+def configure_dvc(root: Path, tree: Path, scratch: Path) -> None:
     """Let DVC work in `tree` as in `root`, with its cache and remotes, and keep its notes in
-    `beside`.
+    `scratch`.
     """
     from dvc.config import Config, merge  # only now: verify does without
 
@@ -82,7 +82,7 @@ def share_cache(root: Path, tree: Path, beside: Path) -> None:
         local["core"] |= {
             "autostage": True,
             "analytics": False,
-            "site_cache_dir": str(beside / "site"),
+            "site_cache_dir": str(scratch / "site"),
         }
         local["cache"].setdefault("dir", str(root / ".dvc" / "cache"))
         local["cache"]["type"] = (

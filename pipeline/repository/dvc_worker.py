@@ -23,8 +23,13 @@ from threading import Timer
 from typing import IO
 
 from pipeline.errors import PipelineError
-from pipeline.repository.dvc_files import LOCK, read
-from pipeline.repository.processes import Command, Lifeline, StoppedError, environment
+from pipeline.repository.dvc_files import LOCK, read_if_present
+from pipeline.repository.processes import (
+    CancelScope,
+    RunCancelledError,
+    SupervisedProcess,
+    subprocess_environment,
+)
 
 DVC = (sys.executable, "-m", "dvc", "--wait-for-lock")
 
@@ -40,8 +45,8 @@ for line in sys.stdin:
 """
 
 
-LINES_KEPT = 20  # of a failed stage's output
-KILLED = 128  # an exit code above it is this and the number of a signal
+TAIL_LINES = 20  # of a failed stage's output
+SIGNAL_BASE = 128  # an exit code above it is this and the number of a signal
 
 
 class Outcome(StrEnum):
@@ -57,7 +62,9 @@ class StageError(PipelineError):
 
     def __init__(self, stage: str, code: int, lines: Iterable[str]) -> None:
         self.stage, self.code = stage, code
-        how = f"killed by signal {code - KILLED}" if code > KILLED else f"exit code {code}"
+        how = (
+            f"killed by signal {code - SIGNAL_BASE}" if code > SIGNAL_BASE else f"exit code {code}"
+        )
         super().__init__("\n".join([f"{stage} failed: {how}", *lines]))
 
 
@@ -70,7 +77,7 @@ class BusyError(PipelineError):
 
 
 @dataclass(frozen=True)
-class Dvc:
+class DvcWorker:
     """A DVC process that answers one question after the other, because its start takes longer than
     most answers.
     """
@@ -79,18 +86,18 @@ class Dvc:
     process: "subprocess.Popen[str]"
     errors: IO[bytes]
 
-    def ask(self, *arguments: str) -> str:
+    def run(self, *arguments: str) -> str:
         """Return what `dvc ARGUMENTS` prints; raise PipelineError in its own words, or
         BusyError.
         """
-        code, answer, errors = self.try_out(*arguments)
-        if holder := find_holder(errors):
+        code, answer, errors = self.request(*arguments)
+        if holder := find_lock_holder(errors):
             raise BusyError(holder)
         if code:
-            raise refusal(("dvc", *arguments), errors)
+            raise command_error(("dvc", *arguments), errors)
         return answer
 
-    def try_out(self, *arguments: str) -> tuple[int, str, str]:
+    def request(self, *arguments: str) -> tuple[int, str, str]:
         """Return the exit code of `dvc ARGUMENTS`, its output and its errors."""
         assert self.process.stdin and self.process.stdout
         told = os.fstat(self.errors.fileno()).st_size
@@ -106,20 +113,20 @@ class Dvc:
 
 
 @contextmanager
-def dvc_in(root: Path) -> Iterator[Dvc]:
+def dvc_in(root: Path) -> Iterator[DvcWorker]:
     """Have a DVC for questions about `root`; it runs no stage, whose command would fail in it."""
     with tempfile.TemporaryFile() as errors:
         process = subprocess.Popen(
             [sys.executable, "-c", ANSWER],
             cwd=root,
-            env=environment() | {"SHELL": shutil.which("false") or "/bin/false"},
+            env=subprocess_environment() | {"SHELL": shutil.which("false") or "/bin/false"},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=errors,
             text=True,
         )
         try:
-            yield Dvc(root, process, errors)
+            yield DvcWorker(root, process, errors)
         finally:
             process.communicate()
 
@@ -129,27 +136,27 @@ def ask(root: Path, *arguments: str) -> str:
     BusyError.
     """
     with dvc_in(root) as dvc:
-        return dvc.ask(*arguments)
+        return dvc.run(*arguments)
 
 
-def ask_in_peace(root: Path, *questions: Sequence[str]) -> list[str]:
+def run_consistently(root: Path, *questions: Sequence[str]) -> list[str]:
     """Ask while a stage may be at work: what DVC said while it wrote dvc.lock anew is asked
     again.
     """
     with dvc_in(root) as dvc:
         while True:
-            before = read(root / LOCK)
+            before = read_if_present(root / LOCK)
             try:
-                answers = [dvc.ask(*question) for question in questions]
+                answers = [dvc.run(*question) for question in questions]
             except PipelineError:
-                if read(root / LOCK) == before:
+                if read_if_present(root / LOCK) == before:
                     raise
             else:
-                if read(root / LOCK) == before:
+                if read_if_present(root / LOCK) == before:
                     return answers
 
 
-def refusal(command: Sequence[str], errors: str) -> PipelineError:
+def command_error(command: Sequence[str], errors: str) -> PipelineError:
     reason = re.sub(r"^(ERROR|fatal): ", "", errors.strip().partition("\n")[0])
     return PipelineError(f"{shlex.join(command)} failed: {reason or 'it gave no reason'}")
 
@@ -173,10 +180,10 @@ class Chain:
     """
 
     def __init__(
-        self, root: Path, stages: Sequence[str], lifeline: Lifeline, *, force: bool = False
+        self, root: Path, stages: Sequence[str], lifeline: CancelScope, *, force: bool = False
     ) -> None:
         self.root, self.stages, self.lifeline, self.force = root, stages, lifeline, force
-        self._command: Command | None = None
+        self._command: SupervisedProcess | None = None
         self._lines: Iterator[str] = iter(())  # those not read yet
 
     def reproduce(
@@ -192,12 +199,14 @@ class Chain:
         after = self.stages[self.stages.index(stage) + 1 :]
         if not self._command:
             arguments = [*DVC, "repro", "--single-item", *["--force"] * self.force, stage, *after]
-            self._command = Command(arguments, self.lifeline, self.root, environment())
+            self._command = SupervisedProcess(
+                arguments, self.lifeline, self.root, subprocess_environment()
+            )
             self._lines = self._command.lines()
         timer = Timer(timeout or 0, self._command.stop)
         if timeout:
             timer.start()
-        tail: deque[str] = deque(maxlen=LINES_KEPT)
+        tail: deque[str] = deque(maxlen=TAIL_LINES)
         outcome, goes_on = Outcome.SKIPPED, False
         try:
             for line in self._lines:
@@ -218,13 +227,13 @@ class Chain:
                 code, self._command = self._command.wait(), None
         if goes_on or code == 0:
             return outcome
-        if self.lifeline.is_cut:
-            raise StoppedError(f"{stage} was stopped")
+        if self.lifeline.is_cancelled:
+            raise RunCancelledError(f"{stage} was stopped")
         if is_late:
             raise StageTimeoutError(
                 f"{stage} was ended after {timeout:g} seconds, the meta.timeout of dvc.yaml"
             )
-        raise name_failure(stage, code, tail)
+        raise to_stage_error(stage, code, tail)
 
 
 def find_stage(line: str) -> str | None:
@@ -233,20 +242,20 @@ def find_stage(line: str) -> str | None:
     return refused[1] if refused else next((stage for stage, _ in parse_outcomes(line)), None)
 
 
-def name_failure(stage: str, code: int, lines: Collection[str]) -> PipelineError:
+def to_stage_error(stage: str, code: int, lines: Collection[str]) -> PipelineError:
     """Tell from DVC's last words whether the stage failed, and how, or somebody else is at work on
     its files.
     """
     output = "\n".join(lines)
-    if holder := find_holder(output):
+    if holder := find_lock_holder(output):
         return BusyError(holder)
     if failed := re.search(r"failed to run: .+, exited with (-?\d+)$", output, re.MULTILINE):
         code = int(failed[1])
-        return StageError(stage, code if code >= 0 else KILLED - code, lines)
-    return StageError(stage, code if code in range(KILLED + 1, KILLED + 65) else 1, lines)
+        return StageError(stage, code if code >= 0 else SIGNAL_BASE - code, lines)
+    return StageError(stage, code if code in range(SIGNAL_BASE + 1, SIGNAL_BASE + 65) else 1, lines)
 
 
-def find_holder(output: str) -> str | None:
+def find_lock_holder(output: str) -> str | None:
     """Who has DVC's lock on a file that it needed."""
     found = re.search(r"it is being blocked by:\n +\(PID (\d+)\): (.+)", output)
     return f"process {found[1]}: {found[2]}" if found else None

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from pipeline.errors import PipelineError
-from pipeline.repository.processes import environment
+from pipeline.repository.processes import subprocess_environment
 
 OPTIONS = (
     *("-c", "core.hooksPath=/dev/null"),  # DVC's would check its files out
@@ -29,7 +29,7 @@ def git(
     result = subprocess.run(
         ["git", *OPTIONS, *arguments],
         cwd=root,
-        env=environment() | dict(variables or {}),
+        env=subprocess_environment() | dict(variables or {}),
         input=content,
         capture_output=True,
     )
@@ -39,7 +39,7 @@ def git(
     return result.stdout.decode(errors="surrogateescape").strip()
 
 
-def resolve(root: Path, rev: str) -> str:
+def resolve_commit(root: Path, rev: str) -> str:
     """The full hash of the commit that `rev` names."""
     try:
         return git(
@@ -49,7 +49,7 @@ def resolve(root: Path, rev: str) -> str:
         raise GitError(f"{rev} is no commit here; name one that git log shows") from error
 
 
-def common_folder(root: Path) -> Path:
+def git_common_dir(root: Path) -> Path:
     """Git's own folder, which all worktrees of a repository share."""
     return (root / git(root, "rev-parse", "--git-common-dir")).resolve()
 
@@ -64,7 +64,7 @@ def read_file(root: Path, commit: str, path: str) -> str:
         return ""
 
 
-def look_up(root: Path, ref: str) -> str | None:
+def resolve_ref(root: Path, ref: str) -> str | None:
     return git(root, "for-each-ref", "--format=%(objectname)", ref) or None
 
 
@@ -94,11 +94,17 @@ def make_commit(
             )
         tree = git(root, "write-tree", variables=index)
     return git(
-        root, "commit-tree", tree, "-p", parent, content=message.encode(), variables=identity(root)
+        root,
+        "commit-tree",
+        tree,
+        "-p",
+        parent,
+        content=message.encode(),
+        variables=committer_identity(root),
     )
 
 
-def identity(root: Path) -> dict[str, str]:
+def committer_identity(root: Path) -> dict[str, str]:
     """Who commits: whoever Git knows here, or else this pipeline."""
     try:
         git(root, "var", "GIT_COMMITTER_IDENT"), git(root, "var", "GIT_AUTHOR_IDENT")

@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import PipelineError
-from pipeline.repository.dvc_worker import Dvc
+from pipeline.repository.dvc_worker import DvcWorker
 
 Graph = dict[str, set[str]]  # each stage, after those it depends on, with them
 
 
 @dataclass(frozen=True)
-class View:
+class WorkspaceStatus:
     """What DVC says of a workspace as it is now."""
 
     graph: Graph
@@ -23,12 +23,12 @@ class View:
     cache: Path
 
 
-def look(dvc: Dvc) -> View:
+def read_status(dvc: DvcWorker) -> WorkspaceStatus:
     """Raise PipelineError where there is no graph, or DVC refuses it."""
     if not (dvc.root / "dvc.yaml").is_file():
         raise PipelineError(f"{dvc.root} holds no dvc.yaml; run from the folder that does")
-    graph, stale = parse_dot(dvc.ask("dag", "--dot")), json.loads(dvc.ask("status", "--json"))
-    return View(graph, stale, Path(dvc.ask("cache", "dir").strip()))
+    graph, stale = parse_dot(dvc.run("dag", "--dot")), json.loads(dvc.run("status", "--json"))
+    return WorkspaceStatus(graph, stale, Path(dvc.run("cache", "dir").strip()))
 
 
 def parse_dot(dot: str) -> Graph:

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.repository.dvc_files import LOCK, flatten, read_yaml
-from pipeline.repository.dvc_worker import Dvc, Outcome, parse_outcomes, refusal
-from pipeline.repository.graph import Graph, View
-from pipeline.repository.processes import environment
+from pipeline.repository.dvc_worker import DvcWorker, Outcome, command_error, parse_outcomes
+from pipeline.repository.graph import Graph, WorkspaceStatus
+from pipeline.repository.processes import subprocess_environment
 
 
 class Action(StrEnum):
@@ -23,24 +23,24 @@ class Action(StrEnum):
 
 
 @dataclass(frozen=True)
-class Step:
+class PlannedStage:
     stage: str
     action: Action
     reasons: tuple[str, ...]
 
 
-def plan(dvc: Dvc, graph: Graph, view: View) -> list[Step]:
+def plan(dvc: DvcWorker, graph: Graph, view: WorkspaceStatus) -> list[PlannedStage]:
     """Say of every stage of `graph` what `dvc repro` would do, and why; nothing runs and nothing
     changes.
     """
     root, stale = dvc.root, view.stale
     if not stale:
-        return [Step(stage, Action.SKIP, ("unchanged",)) for stage in graph]
+        return [PlannedStage(stage, Action.SKIP, ("unchanged",)) for stage in graph]
     locked = read_yaml(root / LOCK).get("stages", {})
-    said, relocked = rehearse(dvc, view.cache)
-    steps: dict[str, Step] = {}
+    said, relocked = dry_run(dvc, view.cache)
+    steps: dict[str, PlannedStage] = {}
     for stage, before in graph.items():
-        reasons = explain(root, stale.get(stage, []), locked.get(stage))
+        reasons = describe_changes(root, stale.get(stage, []), locked.get(stage))
         acting = [
             name for name in steps if name in before and steps[name].action is not Action.SKIP
         ]
@@ -55,11 +55,11 @@ def plan(dvc: Dvc, graph: Graph, view: View) -> list[Step]:
             action = Action.FOLLOW if acting else Action.RUN
         if action is not Action.SKIP:
             reasons += [f"follows {', '.join(acting)}"] * bool(acting)
-        steps[stage] = Step(stage, action, tuple(reasons) or ("unchanged",))
+        steps[stage] = PlannedStage(stage, action, tuple(reasons) or ("unchanged",))
     return list(steps.values())
 
 
-def rehearse(dvc: Dvc, cache: Path) -> tuple[dict[str, Outcome], dict[str, Any]]:
+def dry_run(dvc: DvcWorker, cache: Path) -> tuple[dict[str, Outcome], dict[str, Any]]:
     """Let DVC reproduce a copy of the workspace in which every command fails; return what it said
     and its lock.
 
@@ -70,9 +70,11 @@ def rehearse(dvc: Dvc, cache: Path) -> tuple[dict[str, Outcome], dict[str, Any]]
         dvc.root,
         ("git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"),
     )
-    listed = subprocess.run(command, cwd=root, env=environment(), capture_output=True, text=True)
+    listed = subprocess.run(
+        command, cwd=root, env=subprocess_environment(), capture_output=True, text=True
+    )
     if listed.returncode:
-        raise refusal(command, listed.stderr)
+        raise command_error(command, listed.stderr)
     with tempfile.TemporaryDirectory(prefix="plan-") as name:
         copy = Path(name)
         for path in filter(
@@ -85,11 +87,13 @@ def rehearse(dvc: Dvc, cache: Path) -> tuple[dict[str, Outcome], dict[str, Any]]
             f"[cache]\ndir = '{cache}'\ntype = symlink\n",
             encoding="utf-8",
         )
-        _, said, _ = dvc.try_out("--cd", name, "repro", "--keep-going")
+        _, said, _ = dvc.request("--cd", name, "repro", "--keep-going")
         return dict(parse_outcomes(said)), read_yaml(copy / LOCK).get("stages", {})
 
 
-def explain(root: Path, changes: Iterable[Any], locked: Mapping[str, Any] | None) -> list[str]:
+def describe_changes(
+    root: Path, changes: Iterable[Any], locked: Mapping[str, Any] | None
+) -> list[str]:
     """Put DVC's status of one stage into words, parameters with their values in dvc.lock
     and now.
     """

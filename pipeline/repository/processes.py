@@ -17,40 +17,40 @@ from pipeline.errors import PipelineError
 GRACE = 10.0  # seconds between asking processes to end and killing them
 
 
-class StoppedError(PipelineError):
+class RunCancelledError(PipelineError):
     """The lifeline was cut."""
 
 
-class Lifeline:
+class CancelScope:
     """Cut, with the one it hangs on, or lost with this process, it ends every command that hangs on
     it.
     """
 
-    def __init__(self, above: "Lifeline | None" = None) -> None:
+    def __init__(self, above: "CancelScope | None" = None) -> None:
         self.lock = threading.Lock()
-        self.is_cut = False
+        self.is_cancelled = False
         self.read_end, self._write_end = os.pipe()
-        self._below: list[Lifeline] = []
+        self._below: list[CancelScope] = []
         if above:
-            above.carry(self)
+            above.add_child(self)
 
-    def carry(self, other: "Lifeline") -> None:
+    def add_child(self, other: "CancelScope") -> None:
         with self.lock:
             self._below.append(other)
-            is_cut = self.is_cut
+            is_cut = self.is_cancelled
         if is_cut:
-            other.cut()
+            other.cancel()
 
-    def cut(self) -> None:
+    def cancel(self) -> None:
         with self.lock:
-            if not self.is_cut:
-                self.is_cut = True
+            if not self.is_cancelled:
+                self.is_cancelled = True
                 os.close(self._write_end)
                 os.close(self.read_end)
         for other in self._below:
-            other.cut()
+            other.cancel()
 
-    def __enter__(self) -> "Lifeline":
+    def __enter__(self) -> "CancelScope":
         return self
 
     def __exit__(
@@ -59,10 +59,10 @@ class Lifeline:
         error: BaseException | None,
         at: TracebackType | None,
     ) -> None:
-        self.cut()
+        self.cancel()
 
 
-class Command:
+class SupervisedProcess:
     """A running command; its output is read through `lines`, its exit code through `wait`.
 
     Raises StoppedError where the lifeline is cut already.
@@ -71,14 +71,14 @@ class Command:
     def __init__(
         self,
         command: Sequence[str],
-        lifeline: Lifeline,
+        lifeline: CancelScope,
         folder: Path,
         environment: Mapping[str, str],
         grace: float = GRACE,
     ) -> None:
         with lifeline.lock:
-            if lifeline.is_cut:
-                raise StoppedError("stopped before it started")
+            if lifeline.is_cancelled:
+                raise RunCancelledError("stopped before it started")
             self._process = subprocess.Popen(
                 [
                     sys.executable,
@@ -103,7 +103,7 @@ class Command:
 
     def lines(self) -> Iterator[str]:
         """Yield each line as it is written; of a progress bar, each quarter."""
-        return reduce_bars(self._output)
+        return thin_progress(self._output)
 
     def read(self) -> tuple[int, list[str]]:
         """Wait for its end, and end it where this is interrupted; return its exit code and its
@@ -131,7 +131,7 @@ class Command:
         return code if code >= 0 else 128 - code
 
 
-def reduce_bars(lines: Iterable[str]) -> Iterator[str]:
+def thin_progress(lines: Iterable[str]) -> Iterator[str]:
     """Yield what ends in a newline, and of what is overwritten (`\\r`) the first at or over each
     quarter.
     """
@@ -149,7 +149,7 @@ def reduce_bars(lines: Iterable[str]) -> Iterator[str]:
 
 
 # what a Git hook or a person may have set, and what points away from the folder that is worked in
-ELSEWHERE = (
+DROPPED_VARIABLES = (
     "GIT_DIR",
     "GIT_COMMON_DIR",
     "GIT_WORK_TREE",
@@ -162,10 +162,10 @@ ELSEWHERE = (
 )
 
 
-def environment() -> dict[str, str]:
+def subprocess_environment() -> dict[str, str]:
     """Stages are `python -m …`: the python that DVC's shell finds must be this one, and the code
     that of its folder.
     """
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
-    ours = {name: value for name, value in os.environ.items() if name not in ELSEWHERE}
+    ours = {name: value for name, value in os.environ.items() if name not in DROPPED_VARIABLES}
     return ours | {"PATH": path, "PYTHONUNBUFFERED": "1", "DVC_NO_ANALYTICS": "1"}

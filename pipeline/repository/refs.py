@@ -7,13 +7,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.errors import PipelineError
-from pipeline.repository.git import OPTIONS, GitError, common_folder, git, look_up
-from pipeline.repository.processes import Command, Lifeline, StoppedError, environment
+from pipeline.repository.git import OPTIONS, GitError, git, git_common_dir, resolve_ref
+from pipeline.repository.processes import (
+    CancelScope,
+    RunCancelledError,
+    SupervisedProcess,
+    subprocess_environment,
+)
 
 JOURNAL = "publish.json"  # in Git's folder: what a run is about to move, and where to
 
 
-class RaceLostError(PipelineError):
+class BranchMovedError(PipelineError):
     """Somebody else moved the branch."""
 
 
@@ -25,39 +30,39 @@ class Target:
     artifact: str
     branch: str
     remote: str | None  # of Git, by name or address
-    lifeline: Lifeline
+    lifeline: CancelScope
 
     @property
     def ref(self) -> str:
         return f"refs/heads/{self.branch}"
 
 
-def free_refs(root: Path) -> None:
+def remove_stale_ref_locks(root: Path) -> None:
     """Remove the locks of a killed Git: those on the refs that a dead run was to move, to where it
     was to move them.
     """
-    journal = common_folder(root) / JOURNAL
+    journal = git_common_dir(root) / JOURNAL
     if not journal.is_file():
         return
     noted = json.loads(journal.read_bytes())
     for ref, new in noted["refs"].items():
-        for repository in (common_folder(root), *remote_folder(root, noted["remote"])):
+        for repository in (git_common_dir(root), *find_local_remote(root, noted["remote"])):
             lock = repository / f"{ref}.lock"
             if lock.is_file() and lock.read_text().strip() in ("", new):
                 lock.unlink(missing_ok=True)
     journal.unlink()
 
 
-def remote_folder(root: Path, remote: str | None) -> list[Path]:
+def find_local_remote(root: Path, remote: str | None) -> list[Path]:
     """Git's folder of the remote, where that is a folder of this machine."""
     if not remote:
         return []
     url = git(root, "ls-remote", "--get-url", remote).removeprefix("file://")
     folder = Path(git(root, "rev-parse", "--show-toplevel")) / url
-    return [common_folder(folder)] if folder.is_dir() else []
+    return [git_common_dir(folder)] if folder.is_dir() else []
 
 
-def move(target: Target, updates: Mapping[str, str], tip: str | None = None) -> None:
+def update_refs(target: Target, updates: Mapping[str, str], tip: str | None = None) -> None:
     """Set refs, all or none: the branch if it still is at `tip`, a tag if it is not there yet;
     raise RaceLostError.
     """
@@ -74,45 +79,47 @@ def move(target: Target, updates: Mapping[str, str], tip: str | None = None) -> 
             content="\n".join(["start", *lines, "commit", ""]).encode(),
         )
     except GitError as error:
-        if target.ref in updates and look_up(target.root, target.ref) != tip:
-            raise RaceLostError(f"{target.branch} was moved by somebody else") from error
+        if target.ref in updates and resolve_ref(target.root, target.ref) != tip:
+            raise BranchMovedError(f"{target.branch} was moved by somebody else") from error
         raise
 
 
-def push(target: Target, updates: Mapping[str, str], tip: str | None) -> None:
+def push_refs(target: Target, updates: Mapping[str, str], tip: str | None) -> None:
     """The same on the remote; raise RaceLostError where its branch is no longer at `tip`."""
     if not updates:
         return
     assert target.remote
     refspecs = [f"{new}:{ref}" for ref, new in updates.items()]
     try:
-        talk(target, "push", "--quiet", "--atomic", "--no-follow-tags", target.remote, *refspecs)
+        run_remote_git(
+            target, "push", "--quiet", "--atomic", "--no-follow-tags", target.remote, *refspecs
+        )
     except GitError as error:
-        found = talk(target, "ls-remote", "--refs", target.remote, target.ref)
+        found = run_remote_git(target, "ls-remote", "--refs", target.remote, target.ref)
         if not any(line.startswith(f"{tip}\t") for line in found) if tip else found:
-            raise RaceLostError(
+            raise BranchMovedError(
                 f"{target.branch} was moved on {target.remote} by somebody else"
             ) from error
         raise
 
 
-def talk(target: Target, *arguments: str) -> list[str]:
+def run_remote_git(target: Target, *arguments: str) -> list[str]:
     """Run a git command that may wait for another machine, and that ends with this process; return
     its lines.
     """
-    variables = environment() | {"GIT_TERMINAL_PROMPT": "0"}
-    code, lines = Command(
+    variables = subprocess_environment() | {"GIT_TERMINAL_PROMPT": "0"}
+    code, lines = SupervisedProcess(
         ["git", *OPTIONS, *arguments], target.lifeline, target.root, variables
     ).read()
     if code:
-        complain(target, f"git {arguments[0]} {target.remote}", lines)
+        raise_refused(target, f"git {arguments[0]} {target.remote}", lines)
     return lines
 
 
-def complain(target: Target, what: str, lines: list[str]) -> None:
+def raise_refused(target: Target, what: str, lines: list[str]) -> None:
     """Raise, with what matters of a failed command's output in one line."""
-    if target.lifeline.is_cut:
-        raise StoppedError(f"{what} was stopped")
+    if target.lifeline.is_cancelled:
+        raise RunCancelledError(f"{what} was stopped")
     telling = [
         line.strip()
         for line in lines

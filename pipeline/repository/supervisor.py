@@ -28,15 +28,15 @@ def supervise(command: Sequence[str], grace: float) -> int:
         threading.Thread(target=call_then, args=(ended, wake.set), daemon=True).start()
     wake.wait()
     if child.poll() is None:
-        for process in rest_of_group():
+        for process in group_members():
             # DVC leaves SIGINT to its stage while one runs, and otherwise cleans up and ends;
             # SIGTERM it does neither
-            send(process, signal.SIGINT if process.pid == child.pid else signal.SIGTERM)
+            send_signal(process, signal.SIGINT if process.pid == child.pid else signal.SIGTERM)
         deadline = time.monotonic() + grace
         while child.poll() is None and time.monotonic() < deadline:
             time.sleep(0.02)
-    for process in rest_of_group():
-        send(process, signal.SIGKILL)
+    for process in group_members():
+        send_signal(process, signal.SIGKILL)
     code = child.wait()
     return code if code >= 0 else 128 - code
 
@@ -46,22 +46,22 @@ def call_then(first: Callable[[], object], second: Callable[[], object]) -> None
     second()
 
 
-def rest_of_group() -> list[psutil.Process]:
+def group_members() -> list[psutil.Process]:
     return [
         process
         for process in psutil.process_iter()
-        if in_group(process.pid) and process.pid != os.getpid()
+        if is_in_group(process.pid) and process.pid != os.getpid()
     ]
 
 
-def in_group(pid: int) -> bool:
+def is_in_group(pid: int) -> bool:
     try:
         return os.getpgid(pid) == os.getpgrp()
     except ProcessLookupError:
         return False
 
 
-def send(process: psutil.Process, number: signal.Signals) -> None:
+def send_signal(process: psutil.Process, number: signal.Signals) -> None:
     with suppress(psutil.NoSuchProcess):
         process.send_signal(number)
 

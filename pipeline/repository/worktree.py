@@ -14,7 +14,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from pipeline.repository.git import common_folder, git
+from pipeline.repository.git import git, git_common_dir
 
 FOLDER = Path(".dvc/tmp/worktrees")
 CHECKPOINTS = Path(".checkpoints")
@@ -23,7 +23,7 @@ CHECKPOINTS = Path(".checkpoints")
 SHARED, FOUND = (
     "checkpoints",
     "checkpoints-found",
-)  # beside a worktree: its own, and the names of those it was given
+)  # next to a worktree: its own, and the names of those it was given
 
 
 @contextmanager
@@ -39,7 +39,7 @@ def worktree(root: Path, commit: str, purpose: str) -> Iterator[tuple[Path, Path
     with FileLock(
         folder / "lock"
     ):  # nobody prunes between the making of a lock file and its locking
-        prune(root)
+        remove_abandoned(root)
         lock.acquire()
     try:
         git(root, "worktree", "add", "--quiet", "--detach", str(folder / name / name), commit)
@@ -49,7 +49,7 @@ def worktree(root: Path, commit: str, purpose: str) -> Iterator[tuple[Path, Path
         lock.release()
 
 
-def prune(root: Path) -> None:
+def remove_abandoned(root: Path) -> None:
     """Remove the worktrees whose owners are dead."""
     for path in (root / FOLDER).resolve().glob("*-*.lock"):
         lock = FileLock(path)
@@ -67,31 +67,31 @@ def remove(root: Path, folder: Path, name: str) -> None:
     """
     keep_checkpoints(folder / name, root / CHECKPOINTS)
     shutil.rmtree(folder / name, ignore_errors=True)
-    shutil.rmtree(common_folder(root) / "worktrees" / name, ignore_errors=True)
+    shutil.rmtree(git_common_dir(root) / "worktrees" / name, ignore_errors=True)
     (folder / f"{name}.lock").unlink(missing_ok=True)
 
 
-def share_checkpoints(root: Path, tree: Path, beside: Path) -> None:
+def share_checkpoints(root: Path, tree: Path, scratch: Path) -> None:
     """Let a training find what a killed one left, in a folder of its own: two trainings of the same
     may run at once.
     """
-    (beside / SHARED).mkdir()
-    (beside / FOUND).mkdir()
+    (scratch / SHARED).mkdir()
+    (scratch / FOUND).mkdir()
     for checkpoint in (root / CHECKPOINTS).glob("*.safetensors"):
         with suppress(FileNotFoundError):  # of a training that has just ended
-            shutil.copy2(checkpoint, beside / SHARED)
-            (beside / FOUND / checkpoint.name).touch()
-    (tree / CHECKPOINTS).symlink_to(beside / SHARED)
+            shutil.copy2(checkpoint, scratch / SHARED)
+            (scratch / FOUND / checkpoint.name).touch()
+    (tree / CHECKPOINTS).symlink_to(scratch / SHARED)
 
 
-def keep_checkpoints(beside: Path, kept: Path) -> None:
+def keep_checkpoints(scratch: Path, kept: Path) -> None:
     """Move what an unfinished training left to where the next one looks; a finished one needs what
     it found no more.
     """
-    for found in (beside / FOUND).glob("*.safetensors"):
-        if not (beside / SHARED / found.name).exists():
+    for found in (scratch / FOUND).glob("*.safetensors"):
+        if not (scratch / SHARED / found.name).exists():
             (kept / found.name).unlink(missing_ok=True)
-    for checkpoint in (beside / SHARED).glob("*.safetensors"):
+    for checkpoint in (scratch / SHARED).glob("*.safetensors"):
         there = kept / checkpoint.name
         if not there.exists() or there.stat().st_mtime < checkpoint.stat().st_mtime:
             kept.mkdir(exist_ok=True)

@@ -2,7 +2,7 @@
 
 Reads the section `evaluate` of params.yaml, models/model.safetensors and
 data/tensors/test.safetensors; writes reports/metrics.json, reports/predictions.csv,
-reports/reliability.csv and reports/insides.safetensors. Run: python -m pipeline.stages.evaluate
+reports/reliability.csv and reports/layers.safetensors. Run: python -m pipeline.stages.evaluate
 """
 
 import json
@@ -12,11 +12,11 @@ import pandas as pd
 import torch.nn.functional as F
 from pydantic import Field
 
-from pipeline.errors import DataError, run
+from pipeline.errors import DataError, run_main
 from pipeline.files import atomic_write
 from pipeline.mnist.device import DeviceName, choose_device, make_deterministic
-from pipeline.mnist.inference import load_digits, normalize, predict
-from pipeline.mnist.layers import look_inside, save_insides
+from pipeline.mnist.inference import load_to_device, normalize, predict
+from pipeline.mnist.layers import save_trace, trace_layers
 from pipeline.mnist.metrics import choose_examples, measure, reliability
 from pipeline.mnist.model import load_model
 from pipeline.params import Params, load_params
@@ -26,7 +26,7 @@ MODEL = Path("models/model.safetensors")
 METRICS = Path("reports/metrics.json")
 PREDICTIONS = Path("reports/predictions.csv")
 RELIABILITY = Path("reports/reliability.csv")
-INSIDES = Path("reports/insides.safetensors")
+LAYERS = Path("reports/layers.safetensors")
 
 
 class EvaluateParams(Params):
@@ -38,7 +38,7 @@ def main() -> None:
     params = load_params("evaluate", EvaluateParams)
     device = choose_device(params.device, "evaluate.device")
     network, info = load_model(MODEL)
-    test = load_digits(TEST, device)
+    test = load_to_device(TEST, device)
     if info.model_dump(exclude={"architecture"}) != test.info.model_dump():
         raise DataError(
             f"{MODEL} was trained on other data than {TEST} holds; train it again: dvc repro train"
@@ -59,8 +59,8 @@ def main() -> None:
     bins = reliability(predictions["confidence"].to_numpy(), correct, params.calibration_bins)
     metrics = measure(predictions, loss, info.classes, bins)
     examples = choose_examples(predictions)
-    insides = look_inside(network, normalize(test.images[examples], info), examples)
-    save_insides(INSIDES, insides)
+    insides = trace_layers(network, normalize(test.images[examples], info), examples)
+    save_trace(LAYERS, insides)
     for path, table in {PREDICTIONS: predictions, RELIABILITY: bins.round(6)}.items():
         with atomic_write(path) as temporary:
             table.to_csv(temporary, index=False)
@@ -73,4 +73,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    run(main)
+    run_main(main)

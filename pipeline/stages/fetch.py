@@ -8,7 +8,7 @@ from pathlib import Path
 
 from pydantic import Field
 
-from pipeline.errors import run
+from pipeline.errors import run_main
 from pipeline.files import sync
 from pipeline.mnist.idx import DATASET_FILE, DatasetInfo
 from pipeline.mnist.sources import DATASETS, DatasetName, SourceName, fetch
@@ -47,4 +47,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    run(main)
+    run_main(main)

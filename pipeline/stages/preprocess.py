@@ -10,7 +10,7 @@ import numpy as np
 from pydantic import Field
 from sklearn.model_selection import train_test_split
 
-from pipeline.errors import ParamsError, run
+from pipeline.errors import ParamsError, run_main
 from pipeline.mnist.idx import Digits, read_dataset_info, read_raw
 from pipeline.mnist.tensors import TensorInfo, save_digits
 from pipeline.params import Params, load_params
@@ -55,4 +55,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    run(main)
+    run_main(main)

@@ -13,9 +13,9 @@ from typing import Any, TypeVar
 import pandas as pd
 from pydantic import Field
 
-from pipeline.errors import DataError, run
+from pipeline.errors import DataError, run_main
 from pipeline.files import atomic_write
-from pipeline.mnist.layers import load_insides
+from pipeline.mnist.layers import load_trace
 from pipeline.mnist.tensors import load_digits
 from pipeline.params import Params, load_params, load_section
 from pipeline.report import figures
@@ -23,8 +23,8 @@ from pipeline.report.page import (
     MAP_COLUMNS,
     count_confusions,
     draw_curves,
+    example_view,
     headline,
-    look_at,
     most_confident_mistakes,
     most_confused,
     render,
@@ -36,7 +36,7 @@ METRICS = Path("reports/metrics.json")
 HISTORY = Path("reports/history.csv")
 PREDICTIONS = Path("reports/predictions.csv")
 RELIABILITY = Path("reports/reliability.csv")
-INSIDES = Path("reports/insides.safetensors")
+LAYERS = Path("reports/layers.safetensors")
 REPORT = Path("reports/index.html")
 MISTAKES = Path("reports/mistakes.png")
 Result = TypeVar("Result")
@@ -46,7 +46,7 @@ class ReportParams(Params):
     mistakes: int = Field(ge=0, le=1000)  # images in the gallery
 
 
-def read_result(path: Path, parse: Callable[[Path], Result]) -> Result:
+def read_stage_output(path: Path, parse: Callable[[Path], Result]) -> Result:
     try:
         return parse(path)
     except FileNotFoundError as error:
@@ -66,11 +66,11 @@ def read_json(path: Path) -> dict[str, Any]:
 
 def main() -> None:
     params = load_params("report", ReportParams)
-    metrics = read_result(METRICS, read_json)
+    metrics = read_stage_output(METRICS, read_json)
     history, predictions, bins = (
-        read_result(path, pd.read_csv) for path in (HISTORY, PREDICTIONS, RELIABILITY)
+        read_stage_output(path, pd.read_csv) for path in (HISTORY, PREDICTIONS, RELIABILITY)
     )
-    insides = load_insides(INSIDES)
+    insides = load_trace(LAYERS)
     test, info = load_digits(TEST)
     correct = int((predictions["label"] == predictions["prediction"]).sum())
     counts = count_confusions(predictions, len(info.classes))
@@ -97,7 +97,8 @@ def main() -> None:
         filters=figures.draw_maps(insides.filters[:, 0], MAP_COLUMNS),
         filter_shape=insides.filters.shape,
         examples=[
-            predictions.loc[index].to_dict() | look_at(place, insides, test.images[index, 0], info)
+            predictions.loc[index].to_dict()
+            | example_view(place, insides, test.images[index, 0], info)
             for place, index in enumerate(insides.examples)
         ],
     )
@@ -108,4 +109,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    run(main)
+    run_main(main)

@@ -14,14 +14,14 @@ import pandas as pd
 from pydantic import Field
 from torch import Tensor
 
-from pipeline.errors import PipelineError, run
+from pipeline.errors import PipelineError, run_main
 from pipeline.files import atomic_write
 from pipeline.mnist.checkpoint import Checkpoint, checkpoint_path, load_checkpoint, save_checkpoint
 from pipeline.mnist.device import DeviceName, choose_device, keep_freed_memory, make_deterministic
 from pipeline.mnist.environment import describe_environment, write_receipt
-from pipeline.mnist.inference import load_digits
+from pipeline.mnist.inference import load_to_device
 from pipeline.mnist.model import CNN, save_model
-from pipeline.mnist.training import Epoch, ScheduleName, Snapshot, fit, with_prefix
+from pipeline.mnist.training import Epoch, ScheduleName, TrainingState, fit, with_prefix
 from pipeline.params import Params, load_params
 
 TENSORS = Path("data/tensors")
@@ -45,7 +45,7 @@ def main() -> None:
     params = load_params("train", TrainParams)
     device = choose_device(params.device, "train.device")
     paths = [TENSORS / f"{name}.safetensors" for name in ("train", "validation")]
-    train, validation = (load_digits(path, device) for path in paths)
+    train, validation = (load_to_device(path, device) for path in paths)
     keep_freed_memory()
     make_deterministic(params.seed)
     network = CNN(len(train.info.classes)).to(device)
@@ -55,7 +55,7 @@ def main() -> None:
     )
     resume, history, best = read_progress(path, params)
 
-    def save(snapshot: Snapshot) -> None:
+    def save(snapshot: TrainingState) -> None:
         tensors = snapshot.tensors | {f"best.{name}": weight for name, weight in best.items()}
         values = snapshot.values | {
             "epoch": snapshot.epoch,
@@ -98,7 +98,7 @@ def main() -> None:
 
 def read_progress(
     path: Path, params: TrainParams
-) -> tuple[Snapshot | None, list[Epoch], dict[str, Tensor]]:
+) -> tuple[TrainingState | None, list[Epoch], dict[str, Tensor]]:
     """Where a killed run of this training stood, its history, and its best weights where these are
     to be kept.
     """
@@ -112,7 +112,7 @@ def read_progress(
     if history:
         write_history(history)  # DVC deleted it
     return (
-        Snapshot(values["epoch"], values["done"], tensors, values),
+        TrainingState(values["epoch"], values["done"], tensors, values),
         history,
         with_prefix(tensors, "best."),
     )
@@ -124,4 +124,4 @@ def write_history(history: list[Epoch]) -> None:
 
 
 if __name__ == "__main__":
-    run(main)
+    run_main(main)

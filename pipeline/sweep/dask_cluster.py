@@ -27,14 +27,14 @@ LOCAL = "local"  # in place of an address: a cluster that lasts as long as the r
 
 
 @dataclass(frozen=True)
-class Source:
+class CloneSource:
     """What a worker clones, and where in it the pipeline is."""
 
     url: str
     prefix: str
 
 
-def find_source(root: Path, commit: str) -> Source:
+def find_clone_source(root: Path, commit: str) -> CloneSource:
     """Raise PipelineError where the commit or its data cannot be had from remotes."""
     try:
         url = git(root, "remote", "get-url", REMOTE)
@@ -51,7 +51,7 @@ def find_source(root: Path, commit: str) -> Source:
             "workers get data from the DVC remote, and there is none; dvc remote add -d and dvc"
             " push"
         )
-    return Source(
+    return CloneSource(
         str(root / url) if (root / url).is_dir() else url, git(root, "rev-parse", "--show-prefix")
     )
 
@@ -77,7 +77,7 @@ def dask_runner(address: str, workers: int) -> TaskRunner[Any]:
 
 
 @contextmanager
-def clone_of(source: Source, commit: str) -> Iterator[Path]:
+def worker_clone(source: CloneSource, commit: str) -> Iterator[Path]:
     """Yield the pipeline's folder in this worker's clone, with the data of the commit; hand on what
     ran there.
     """
@@ -99,7 +99,7 @@ def clone_of(source: Source, commit: str) -> Iterator[Path]:
     ask(root, "push", "--run-cache", "--quiet")
 
 
-def crash_orphans(parent: UUID | str, name: str) -> None:
+def mark_orphans_crashed(parent: UUID | str, name: str) -> None:
     """Mark as Crashed the child run of a worker that died: its combination has come to
     another one.
     """

@@ -34,18 +34,18 @@ from prefect.states import Completed, Failed
 
 from pipeline.errors import ParamsError, PipelineError
 from pipeline.files import atomic_write
-from pipeline.orchestration.flow import end
-from pipeline.orchestration.lifecycle import cut_when_cancelled, run_to_state
+from pipeline.orchestration.flow import to_final_state
+from pipeline.orchestration.lifecycle import run_as_flow, watch_for_cancellation
 from pipeline.release.candidate import run_isolated
-from pipeline.release.overrides import PARAMS_FILE, change_params, parse_changes
+from pipeline.release.overrides import PARAMS_FILE, apply_overrides, parse_overrides
 from pipeline.release.retrain import retrain
 from pipeline.repository.dvc_worker import ask
 from pipeline.repository.git import git
-from pipeline.repository.processes import Lifeline, StoppedError
-from pipeline.sweep.dask_cluster import Source, clone_of, crash_orphans
+from pipeline.repository.processes import CancelScope, RunCancelledError
+from pipeline.sweep.dask_cluster import CloneSource, mark_orphans_crashed, worker_clone
 from pipeline.sweep.parallel_coordinates import draw_parallel_coordinates, to_svg
 
-TARGET = "train"  # the stage that a combination is run up to
+TARGET_STAGE = "train"  # the stage that a combination is run up to
 RESULT = "validation accuracy"
 MAXIMUM = 1000  # combinations; more is a slip
 FOLDER = Path("sweeps")
@@ -54,18 +54,18 @@ Changes = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class Place:
-    """Where a combination is tried: beside the pipeline at `root`, or in a worker's clone of
+class TrialLocation:
+    """Where a combination is tried: next to the pipeline at `root`, or in a worker's clone of
     `source`.
     """
 
     root: Path
     commit: str
-    source: Source | None
+    source: CloneSource | None
 
 
 @dataclass(frozen=True)
-class Attempt:
+class Trial:
     """What became of a combination."""
 
     changes: Changes
@@ -81,19 +81,19 @@ class Attempt:
     @property
     def line(self) -> str:
         if self.validation_accuracy is None:
-            return f"{label(self.changes)}: {self.state}, {self.message}"
-        return f"{label(self.changes)}: {RESULT} {self.validation_accuracy:.2%}"
+            return f"{trial_name(self.changes)}: {self.state}, {self.message}"
+        return f"{trial_name(self.changes)}: {RESULT} {self.validation_accuracy:.2%}"
 
 
-def label(changes: Changes) -> str:
+def trial_name(changes: Changes) -> str:
     return ", ".join(f"{name} {value}" for name, value in changes.items())
 
 
-def expand(settings: Sequence[str]) -> list[Changes]:
+def expand_grid(settings: Sequence[str]) -> list[Changes]:
     """['train.seed=1,2', 'train.epochs=5'] → every combination, values read as YAML; raise
     ParamsError.
     """
-    listed = parse_changes(
+    listed = parse_overrides(
         f"{name}=[{values}]" for name, _, values in (text.partition("=") for text in settings)
     )
     for name, values in listed.items():
@@ -111,14 +111,14 @@ def expand(settings: Sequence[str]) -> list[Changes]:
     return combinations
 
 
-def check_names(root: Path, commit: str, changes: Changes) -> None:
+def check_parameter_names(root: Path, commit: str, changes: Changes) -> None:
     """Raise ParamsError where params.yaml has no such parameters; what values may be, their stages
     say.
     """
     with TemporaryDirectory() as folder:
         copy = Path(folder) / PARAMS_FILE
         copy.write_text(git(root, "show", f"{commit}:./{PARAMS_FILE}"), encoding="utf-8")
-        change_params(copy, changes)
+        apply_overrides(copy, changes)
 
 
 @flow(name="mnist-sweep", persist_result=False)
@@ -127,7 +127,7 @@ def sweep(
     settings: list[str],
     branch: str | None = None,
     remote: str | None = None,
-    source: Source | None = None,
+    source: CloneSource | None = None,
 ) -> State[Any]:
     """Try every combination of `settings`; this flow's task runner says where, and how many at
     once.
@@ -137,14 +137,14 @@ def sweep(
         settings: parameters and their values, such as train.seed=1,2
         branch: where a retraining with the best of them is to be published; None: nowhere
         remote: of Git, to which that is pushed
-        source: what the task runner's workers clone; None where they work beside the current folder
+        source: what the task runner's workers clone; None where they work next to this folder
     """
 
-    def work(lifeline: Lifeline) -> State[Any]:
-        root, combinations = Path.cwd(), expand(settings)
-        check_names(root, commit, combinations[0])
-        attempts = try_all(Place(root, commit, source), combinations, lifeline)
-        best = show(attempts, root / FOLDER / identify(commit, settings))
+    def work(lifeline: CancelScope) -> State[Any]:
+        root, combinations = Path.cwd(), expand_grid(settings)
+        check_parameter_names(root, commit, combinations[0])
+        attempts = run_trials(TrialLocation(root, commit, source), combinations, lifeline)
+        best = publish_table(attempts, root / FOLDER / sweep_id(commit, settings))
         if best is None:
             return Failed(
                 message=f"all {len(attempts)} combinations failed; the first: {attempts[0].message}"
@@ -160,14 +160,16 @@ def sweep(
             type=published.type, name=published.name, message=f"{tried}; {published.message}"
         )
 
-    return run_to_state(work)
+    return run_as_flow(work)
 
 
-def try_all(place: Place, combinations: list[Changes], lifeline: Lifeline) -> list[Attempt]:
+def run_trials(
+    place: TrialLocation, combinations: list[Changes], lifeline: CancelScope
+) -> list[Trial]:
     """Return what became of each, the best first; the failure of one stops none of the others."""
     ours = None if place.source else lifeline  # a worker elsewhere does not hang on it
     futures = {
-        try_combination.with_options(task_run_name=partial(label, changes)).submit(
+        run_trial.with_options(task_run_name=partial(trial_name, changes)).submit(
             place, changes, ours
         ): changes
         for changes in combinations
@@ -177,66 +179,68 @@ def try_all(place: Place, combinations: list[Changes], lifeline: Lifeline) -> li
     )
     for count, future in enumerate(as_completed(list(futures)), 1):
         get_run_logger().info(
-            "%s of %s: %s", count, len(futures), outcome(future, futures[future]).line
+            "%s of %s: %s", count, len(futures), to_trial(future, futures[future]).line
         )
         update_progress_artifact(progress, 100 * count / len(futures))
-    if lifeline.is_cut:
-        raise StoppedError("stopped")
-    attempts = [outcome(future, changes) for future, changes in futures.items()]
+    if lifeline.is_cancelled:
+        raise RunCancelledError("stopped")
+    attempts = [to_trial(future, changes) for future, changes in futures.items()]
     return sorted(attempts, key=lambda attempt: attempt.validation_accuracy or -1, reverse=True)
 
 
-def outcome(future: PrefectFuture[Any], changes: Changes) -> Attempt:
+def to_trial(future: PrefectFuture[Any], changes: Changes) -> Trial:
     future.wait()
     state = future.state
     if state.is_completed():
-        return cast(Attempt, state.result())
+        return cast(Trial, state.result())
     if state.is_final():
-        return Attempt(changes, str(state.name), str(state.message))
-    return Attempt(changes, "Crashed", "its workers died, one after the other")
+        return Trial(changes, str(state.name), str(state.message))
+    return Trial(changes, "Crashed", "its workers died, one after the other")
 
 
 @task(cache_policy=NO_CACHE, persist_result=False)
-def try_combination(place: Place, changes: Changes, lifeline: Lifeline | None) -> State[Any]:
+def run_trial(place: TrialLocation, changes: Changes, lifeline: CancelScope | None) -> State[Any]:
     started = time.monotonic()
-    with Lifeline(lifeline) as own:
+    with CancelScope(lifeline) as own:
         try:
             if place.source is None:
-                state = run_child(place.root, place.commit, changes, own)
+                state = run_trial_flow(place.root, place.commit, changes, own)
             else:
-                cut_when_cancelled(own)
-                crash_orphans(runtime.flow_run.id, label(changes))
-                with clone_of(place.source, place.commit) as root:
-                    state = run_child(root, place.commit, changes, own)
+                watch_for_cancellation(own)
+                mark_orphans_crashed(runtime.flow_run.id, trial_name(changes))
+                with worker_clone(place.source, place.commit) as root:
+                    state = run_trial_flow(root, place.commit, changes, own)
         except PipelineError as error:
-            return end(error)
+            return to_final_state(error)
     if not state.is_completed():
         return State(type=state.type, name=state.name, message=state.message)
     seconds = round(time.monotonic() - started, 1)
-    attempt = Attempt(changes, str(state.name), str(state.message), state.result(), seconds)
+    attempt = Trial(changes, str(state.name), str(state.message), state.result(), seconds)
     return Completed(name=state.name, message=state.message, data=attempt)
 
 
-def run_child(root: Path, commit: str, changes: Changes, lifeline: Lifeline) -> State[Any]:
+def run_trial_flow(root: Path, commit: str, changes: Changes, lifeline: CancelScope) -> State[Any]:
     """Run a combination as a flow run of its own; the data of its state is the validation
     accuracy.
     """
 
-    @flow(name="mnist-combination", flow_run_name=partial(label, changes), persist_result=False)
+    @flow(
+        name="mnist-combination", flow_run_name=partial(trial_name, changes), persist_result=False
+    )
     def combination(changes: Changes) -> State[Any]:
-        def work(lifeline: Lifeline) -> State[Any]:
-            made = run_isolated(root, commit, changes, lifeline, [TARGET])
+        def work(lifeline: CancelScope) -> State[Any]:
+            made = run_isolated(root, commit, changes, lifeline, [TARGET_STAGE])
             if not made.state.is_completed():
                 return made.state
-            state = made.states[TARGET]
+            state = made.states[TARGET_STAGE]
             return Completed(name=state.name, message=state.message, data=made.validation_accuracy)
 
-        return run_to_state(work, lifeline)
+        return run_as_flow(work, lifeline)
 
     return combination(changes, return_state=True)
 
 
-def show(attempts: list[Attempt], folder: Path) -> Attempt | None:
+def publish_table(attempts: list[Trial], folder: Path) -> Trial | None:
     """Leave table and plot in `folder`, on the run's page and, the table, in the log; return the
     best.
     """
@@ -272,6 +276,6 @@ def show(attempts: list[Attempt], folder: Path) -> Attempt | None:
     return attempts[0]
 
 
-def identify(commit: str, settings: Sequence[str]) -> str:
+def sweep_id(commit: str, settings: Sequence[str]) -> str:
     """A name for the sweep, the same when it is started again."""
     return f"{commit[:7]}-{hashlib.sha256(' '.join(settings).encode()).hexdigest()[:7]}"

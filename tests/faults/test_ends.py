@@ -18,7 +18,7 @@ from toy import (
     wait_until,
 )
 
-from pipeline.repository.processes import environment
+from pipeline.repository.processes import subprocess_environment
 
 pytestmark = pytest.mark.slow
 
@@ -103,7 +103,7 @@ def test_two_runs_in_one_workspace(tmp_path: Path, api: Api) -> None:
 def test_a_run_beside_a_persons_dvc_repro(tmp_path: Path, api: Api) -> None:
     folder = make_workspace(tmp_path / "person", {"only": STAY})
     person = subprocess.Popen(
-        ["dvc", "repro"], cwd=folder, env=environment(), stdout=subprocess.DEVNULL
+        ["dvc", "repro"], cwd=folder, env=subprocess_environment(), stdout=subprocess.DEVNULL
     )
     wait_for_pids(folder)
     _, _, skipped = run(folder, api, "--when-busy", "skip")

@@ -18,7 +18,7 @@ import pytest
 from helpers import STAGES, edit_params
 from toy import execute
 
-from pipeline.repository.processes import environment
+from pipeline.repository.processes import subprocess_environment
 
 pytestmark = pytest.mark.slow
 
@@ -46,7 +46,9 @@ def draw_kills() -> list[str]:
 
 def repro(folder: Path, **faults: str) -> subprocess.CompletedProcess[str]:
     variables = (
-        environment() | {"PYTHONPATH": str(SHIM), "FAULT_LOG": str(folder / "steps.log")} | faults
+        subprocess_environment()
+        | {"PYTHONPATH": str(SHIM), "FAULT_LOG": str(folder / "steps.log")}
+        | faults
     )
     return subprocess.run(
         ["dvc", "repro"], cwd=folder, env=variables, capture_output=True, text=True
@@ -190,7 +192,7 @@ def test_a_read_only_folder_is_one_line_and_keeps_what_was_there(
     result = subprocess.run(
         [*unshare, "sh", "-c", command],
         cwd=repository,
-        env=environment(),
+        env=subprocess_environment(),
         capture_output=True,
         text=True,
     )
@@ -206,13 +208,17 @@ def test_of_two_runs_at_once_one_works_and_the_other_says_so(
     folder = tmp_path / "repository"
     shutil.copytree(untrained, folder, symlinks=True)
     first = subprocess.Popen(
-        ["dvc", "repro"], cwd=folder, env=environment(), stdout=subprocess.PIPE, text=True
+        ["dvc", "repro"],
+        cwd=folder,
+        env=subprocess_environment(),
+        stdout=subprocess.PIPE,
+        text=True,
     )
     assert first.stdout
     while "Running stage 'train'" not in first.stdout.readline():
         assert first.poll() is None
     second = subprocess.run(
-        ["dvc", "repro"], cwd=folder, env=environment(), capture_output=True, text=True
+        ["dvc", "repro"], cwd=folder, env=subprocess_environment(), capture_output=True, text=True
     )
     first.communicate()
     assert first.returncode == 0

@@ -25,8 +25,8 @@ from toy import (
     wait_until,
 )
 
-from pipeline.orchestration.server import answers
-from pipeline.repository.processes import environment
+from pipeline.orchestration.server import is_healthy
+from pipeline.repository.processes import subprocess_environment
 
 pytestmark = pytest.mark.slow
 
@@ -122,7 +122,7 @@ def test_without_a_server_there_is_one_as_long_as_the_run(
     else:
         assert "Finished in state Completed" in output
     url = output.partition(" at ")[2].partition("\n")[0]
-    wait_until(lambda: not answers(url))
+    wait_until(lambda: not is_healthy(url))
 
 
 def test_a_killed_run_is_marked_crashed_and_frees_the_schedule(tmp_path: Path, api: Api) -> None:
@@ -160,7 +160,10 @@ def test_a_worker_does_once_what_was_missed(tmp_path: Path, api: Api) -> None:
     (folder / "prefect.yaml").write_text(
         deployment.replace('cron: "0 3 * * *"', "interval: 5"), encoding="utf-8"
     )
-    variables = environment() | {"PREFECT_API_URL": api.url, "MNIST_WORKSPACE": str(folder)}
+    variables = subprocess_environment() | {
+        "PREFECT_API_URL": api.url,
+        "MNIST_WORKSPACE": str(folder),
+    }
     for command in (
         ["work-pool", "create", "mnist", "--type", "process"],
         ["--no-prompt", "deploy", "--all"],

@@ -11,7 +11,7 @@ import pytest
 from helpers import files_under
 from toy import GIT, execute
 
-from pipeline.repository.processes import environment
+from pipeline.repository.processes import subprocess_environment
 
 pytestmark = pytest.mark.slow
 
@@ -22,7 +22,7 @@ def verify(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "pipeline", "verify", *arguments],
         cwd=folder,
-        env=environment(),
+        env=subprocess_environment(),
         capture_output=True,
         text=True,
     )
@@ -190,7 +190,7 @@ def test_stopped_it_leaves_no_worktree_and_no_process(
     process = subprocess.Popen(
         [sys.executable, "-m", "pipeline", "verify"],
         cwd=repository,
-        env=environment() | {"TMPDIR": str(temporary)},
+        env=subprocess_environment() | {"TMPDIR": str(temporary)},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

@@ -13,7 +13,7 @@ import pytest
 from prefect_api import Api, finish
 from toy import GIT, execute, processes_under, start_pipeline, wait_until
 
-from pipeline.repository.processes import environment
+from pipeline.repository.processes import subprocess_environment
 
 pytestmark = pytest.mark.slow
 
@@ -53,7 +53,9 @@ def cluster(tmp_path: Path) -> "Iterator[tuple[str, list[subprocess.Popen[bytes]
     wait_until(note.exists)
     for name in ("first", "second"):
         alone = ["--nthreads", "1", "--no-nanny", "--local-directory", str(tmp_path / name)]
-        started.append(subprocess.Popen([*DASK, "worker", *alone, *options], env=environment()))
+        started.append(
+            subprocess.Popen([*DASK, "worker", *alone, *options], env=subprocess_environment())
+        )
     yield json.loads(note.read_text())["address"], started[1:]
     for process in started:
         process.kill()

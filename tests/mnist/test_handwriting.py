@@ -11,11 +11,11 @@ from PIL import Image
 
 from pipeline.errors import DataError
 from pipeline.mnist.handwriting import read_image, to_drawing
-from pipeline.mnist.idx import Bytes
+from pipeline.mnist.idx import UInt8Array
 
 
 @pytest.fixture
-def seven() -> Bytes:
+def seven() -> UInt8Array:
     """A drawing as MNIST has it: 20 pixels tall, its centre of mass at pixel 14 both ways."""
     image = np.zeros((28, 28), dtype=np.uint8)
     image[6:9, 9:21] = 255
@@ -23,12 +23,12 @@ def seven() -> Bytes:
     return to_drawing(image.astype(float), "seven").image
 
 
-def distance(name: str, expected: Bytes) -> float:
+def distance(name: str, expected: UInt8Array) -> float:
     """The mean difference of what the model is given from what it should be, in levels of 255."""
     return float(np.abs(to_drawing(read_image(name), name).image.astype(float) - expected).mean())
 
 
-def test_mnists_own_images_stay_as_they_are(digits: Bytes) -> None:
+def test_mnists_own_images_stay_as_they_are(digits: UInt8Array) -> None:
     """But for those of the 200 that its makers placed, or scaled, a little otherwise."""
     same = [
         np.array_equal(to_drawing(digit.astype(float), "digit").image, digit) for digit in digits
@@ -38,7 +38,7 @@ def test_mnists_own_images_stay_as_they_are(digits: Bytes) -> None:
 
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "I;16", "I", "F"])
 def test_every_kind_of_pixel_gives_the_same_drawing(
-    seven: Bytes, tmp_path: Path, mode: str
+    seven: UInt8Array, tmp_path: Path, mode: str
 ) -> None:
     image = Image.fromarray(255 - seven)
     if mode == "I;16":
@@ -56,14 +56,18 @@ def test_every_kind_of_pixel_gives_the_same_drawing(
 
 
 @pytest.mark.parametrize("ink", [0, 255])
-def test_ink_on_a_transparent_background_is_seen(seven: Bytes, tmp_path: Path, ink: int) -> None:
+def test_ink_on_a_transparent_background_is_seen(
+    seven: UInt8Array, tmp_path: Path, ink: int
+) -> None:
     image = Image.merge("LA", [Image.new("L", (28, 28), ink), Image.fromarray(seven)])
     name = str(tmp_path / "seven.png")
     image.save(name)
     assert distance(name, seven) < 1
 
 
-def test_a_photograph_turned_by_its_camera_is_turned_back(seven: Bytes, tmp_path: Path) -> None:
+def test_a_photograph_turned_by_its_camera_is_turned_back(
+    seven: UInt8Array, tmp_path: Path
+) -> None:
     image = Image.fromarray(255 - seven).resize((560, 560)).rotate(90)
     exif = Image.Exif()
     exif[0x0112] = 6  # Orientation: turn by 90 degrees clockwise
@@ -72,7 +76,9 @@ def test_a_photograph_turned_by_its_camera_is_turned_back(seven: Bytes, tmp_path
     assert distance(name, seven) < 12
 
 
-def test_a_small_digit_in_the_corner_of_a_grey_page_is_found(seven: Bytes, tmp_path: Path) -> None:
+def test_a_small_digit_in_the_corner_of_a_grey_page_is_found(
+    seven: UInt8Array, tmp_path: Path
+) -> None:
     light = 220 + np.random.default_rng(1).normal(0, 4, (400, 900))
     light[300:356, 820:876] -= np.asarray(Image.fromarray(seven).resize((56, 56))) * 0.6
     name = str(tmp_path / "page.jpg")
@@ -133,7 +139,7 @@ def test_a_file_without_end_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None
         read_image("/dev/zero")
 
 
-def test_a_large_image_of_16_bits_is_made_smaller(seven: Bytes, tmp_path: Path) -> None:
+def test_a_large_image_of_16_bits_is_made_smaller(seven: UInt8Array, tmp_path: Path) -> None:
     name = str(tmp_path / "large.tiff")
     Image.fromarray((255 - seven).astype(np.uint16).repeat(100, 0).repeat(100, 1) * 257).save(name)
     assert read_image(name).shape == (2000, 2000)

@@ -8,12 +8,12 @@ import torch.nn.functional as F
 
 from pipeline.errors import DataError
 from pipeline.mnist.inference import normalize
-from pipeline.mnist.layers import Insides, convolution_step, load_insides, look_inside, save_insides
+from pipeline.mnist.layers import LayerTrace, convolution_step, load_trace, save_trace, trace_layers
 from pipeline.mnist.model import CNN
 from pipeline.mnist.tensors import TensorInfo
 
 INFO = TensorInfo(dataset="MNIST", classes=tuple("0123456789"), mean=0.5, std=0.5)
-PATH = Path("insides.safetensors")
+PATH = Path("layers.safetensors")
 
 
 @pytest.fixture
@@ -26,8 +26,8 @@ def images() -> torch.Tensor:
     return torch.randn(2, 1, 28, 28, generator=torch.Generator().manual_seed(1))
 
 
-def look(network: Any) -> Insides:
-    return look_inside(network, images(), np.array([3, 5]))
+def look(network: Any) -> LayerTrace:
+    return trace_layers(network, images(), np.array([3, 5]))
 
 
 def test_the_layers_follow_the_shapes_and_count_every_parameter(network: Any) -> None:
@@ -64,7 +64,7 @@ def test_the_step_in_numbers_is_what_the_network_computes(network: Any) -> None:
     digits = torch.randint(
         0, 256, (5, 1, 28, 28), dtype=torch.uint8, generator=torch.Generator().manual_seed(1)
     )
-    insides = look_inside(network, normalize(digits, INFO), np.arange(5))
+    insides = trace_layers(network, normalize(digits, INFO), np.arange(5))
     for example, digit in enumerate(digits.numpy()[:, 0]):
         step = convolution_step(insides, example, digit, INFO)
         total = (np.array(step["pixels"]) * np.array(step["weights"])).sum() + step["bias"]
@@ -82,16 +82,16 @@ def test_they_come_back_as_saved_in_the_same_bytes(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     insides = look(network)
-    save_insides(PATH, insides)
+    save_trace(PATH, insides)
     before = PATH.read_bytes()
-    loaded = load_insides(PATH)
+    loaded = load_trace(PATH)
     assert loaded.layers == insides.layers
     assert list(loaded.examples) == [3, 5]
     assert np.array_equal(loaded.filters, network.conv1.weight.detach())
     assert all(
         np.array_equal(loaded.outputs[name], values) for name, values in insides.outputs.items()
     )
-    save_insides(PATH, loaded)
+    save_trace(PATH, loaded)
     assert PATH.read_bytes() == before
 
 
@@ -101,12 +101,12 @@ def test_a_missing_or_damaged_file_is_one_line(
     monkeypatch.chdir(tmp_path)
     with pytest.raises(
         DataError,
-        match=r"^insides.safetensors is missing; run the stage before this one: dvc repro",
+        match=r"^layers.safetensors is missing; run the stage before this one: dvc repro",
     ):
-        load_insides(PATH)
-    save_insides(PATH, look(network))
+        load_trace(PATH)
+    save_trace(PATH, look(network))
     PATH.write_bytes(PATH.read_bytes()[:5000])
     with pytest.raises(
-        DataError, match=r"^insides.safetensors is not what the evaluate stage writes [^\n]+$"
+        DataError, match=r"^layers.safetensors is not what the evaluate stage writes [^\n]+$"
     ):
-        load_insides(PATH)
+        load_trace(PATH)

@@ -12,15 +12,15 @@ from PIL import Image, ImageOps
 
 from pipeline.errors import DataError
 from pipeline.mnist.handwriting import to_drawing
-from pipeline.mnist.idx import Bytes
-from pipeline.mnist.predict import judge, predict_files
-from pipeline.repository.processes import environment
+from pipeline.mnist.idx import UInt8Array
+from pipeline.mnist.predict import predict_files, to_prediction
+from pipeline.repository.processes import subprocess_environment
 
 
 def command(*arguments: str, data: bytes = b"") -> "subprocess.CompletedProcess[bytes]":
     return subprocess.run(
         [sys.executable, "-m", "pipeline", "predict", *arguments],
-        env=environment(),
+        env=subprocess_environment(),
         input=data,
         capture_output=True,
     )
@@ -39,7 +39,7 @@ def noise(size: int, fall: float, seed: int) -> Any:
 @pytest.mark.parametrize("size", [20, 28, 100, 280])
 @pytest.mark.parametrize("inverted", [False, True])
 def test_digits_of_any_size_are_read_as_the_model_reads_the_tensor(
-    digits: Bytes, size: int, inverted: bool
+    digits: UInt8Array, size: int, inverted: bool
 ) -> None:
     expected = pd.read_csv("reports/predictions.csv")["prediction"][:100]
     names = [f"{number}.png" for number in range(100)]
@@ -62,15 +62,18 @@ def test_digits_of_any_size_are_read_as_the_model_reads_the_tensor(
 def test_noise_is_unsure(size: int, fall: float) -> None:
     for seed in range(10):
         assert not to_drawing(noise(size, fall, seed), "noise").plain
-    assert judge("noise", False, ["3"], [1.0]).unsure == "no single drawing on a plain background"
+    assert (
+        to_prediction("noise", False, ["3"], [1.0]).unsure
+        == "no single drawing on a plain background"
+    )
 
 
 def test_little_confidence_is_unsure() -> None:
-    assert judge("a.png", True, ["3", "5"], [0.8999, 0.1]).unsure == "confidence below 90%"
-    assert judge("a.png", True, ["3", "5"], [0.9001, 0.0999]).unsure is None
+    assert to_prediction("a.png", True, ["3", "5"], [0.8999, 0.1]).unsure == "confidence below 90%"
+    assert to_prediction("a.png", True, ["3", "5"], [0.9001, 0.0999]).unsure is None
 
 
-def test_the_command_reads_what_it_can_and_names_what_it_cannot(digits: Bytes) -> None:
+def test_the_command_reads_what_it_can_and_names_what_it_cannot(digits: UInt8Array) -> None:
     Image.fromarray(digits[0]).save("good.png")
     Path("empty.png").touch()
     result = command("empty.png", "good.png", "missing.png", ".")
@@ -86,7 +89,7 @@ def test_the_command_reads_what_it_can_and_names_what_it_cannot(digits: Bytes) -
     ]
 
 
-def test_json_and_standard_input(digits: Bytes) -> None:
+def test_json_and_standard_input(digits: UInt8Array) -> None:
     buffer = io.BytesIO()
     Image.fromarray(255 - digits[0]).save(buffer, format="BMP")
     result = command("--json", "-", data=buffer.getvalue())

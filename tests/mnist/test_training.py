@@ -7,10 +7,10 @@ import torch.nn.functional as F
 
 from pipeline.mnist.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from pipeline.mnist.device import make_deterministic
-from pipeline.mnist.inference import load_digits
+from pipeline.mnist.inference import load_to_device
 from pipeline.mnist.model import CNN
 from pipeline.mnist.tensors import TensorInfo
-from pipeline.mnist.training import Epoch, Snapshot, fit, random_shift
+from pipeline.mnist.training import Epoch, TrainingState, fit, random_shift
 
 INFO = TensorInfo(dataset="MNIST", classes=tuple("0123456789"), mean=0.5, std=0.5)
 CPU = torch.device("cpu")
@@ -26,7 +26,7 @@ RECIPE: dict[str, Any] = {
 
 def train_on(folder: Path, **changes: Any) -> tuple[list[Epoch], CNN]:
     train, validation = (
-        load_digits(folder / "data" / "tensors" / f"{name}.safetensors", CPU)
+        load_to_device(folder / "data" / "tensors" / f"{name}.safetensors", CPU)
         for name in ("train", "validation")
     )
     recipe = RECIPE | changes
@@ -80,7 +80,7 @@ def test_the_constant_schedule_is_the_notebooks_loop(finished: Path) -> None:
     history, network = train_on(
         finished, epochs=1, schedule="constant", max_shift=0, learning_rate=0.001
     )
-    train = load_digits(finished / "data/tensors/train.safetensors", CPU)
+    train = load_to_device(finished / "data/tensors/train.safetensors", CPU)
     make_deterministic(1)
     reference = CNN()
     optimizer = torch.optim.Adam(reference.parameters(), lr=0.001, fused=True)
@@ -115,12 +115,12 @@ def test_from_every_snapshot_training_goes_on_to_the_same_bits(
 ) -> None:
     """Each goes through its file, as after a kill; 500 images are 16 steps an epoch."""
     train, validation = (
-        load_digits(finished / f"data/tensors/{name}.safetensors", CPU)
+        load_to_device(finished / f"data/tensors/{name}.safetensors", CPU)
         for name in ("train", "validation")
     )
     paths: list[Path] = []
 
-    def save(snapshot: Snapshot) -> None:
+    def save(snapshot: TrainingState) -> None:
         paths.append(
             tmp_path / str(len(paths)) / "checkpoint"
         )  # alone in its folder, which is pruned
@@ -141,7 +141,7 @@ def test_from_every_snapshot_training_goes_on_to_the_same_bits(
     for path in paths:
         saved = load_checkpoint(path)
         assert saved
-        snapshot = Snapshot(
+        snapshot = TrainingState(
             saved.values["epoch"], saved.values["done"], saved.tensors, saved.values
         )
         rest, network = run(resume=snapshot)

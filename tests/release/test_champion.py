@@ -13,11 +13,18 @@ import pytest
 from toy import GIT, commit_all, execute
 
 from pipeline.errors import PipelineError
-from pipeline.release.champion import check_target, exclusive, promote, publish, read_result, settle
-from pipeline.release.versions import list_versions, version_of
+from pipeline.release.champion import (
+    check_target,
+    promote,
+    publish,
+    publish_lock,
+    read_evaluation,
+    reconcile,
+)
+from pipeline.release.versions import champion_version, list_versions
 from pipeline.repository.git import GitError, git
-from pipeline.repository.processes import Lifeline
-from pipeline.repository.refs import RaceLostError, Target
+from pipeline.repository.processes import CancelScope
+from pipeline.repository.refs import BranchMovedError, Target
 
 
 @pytest.fixture
@@ -31,7 +38,7 @@ REFS = ["refs/heads/champion", "refs/tags/toy#prod#1", "refs/tags/toy@v1.0.0"]
 
 @pytest.fixture
 def target(folder: Path) -> Iterator[Target]:
-    with Lifeline() as lifeline:
+    with CancelScope() as lifeline:
         yield Target(folder, "toy", "champion", None, lifeline)
 
 
@@ -42,13 +49,13 @@ def shared(folder: Path, tmp_path: Path) -> Iterator[Target]:
     execute(folder, "git", "remote", "add", "origin", "../remote.git")
     execute(folder, "dvc", "remote", "add", "--default", "storage", "../storage")
     commit_all(folder)
-    with Lifeline() as lifeline:
+    with CancelScope() as lifeline:
         yield Target(folder, "toy", "champion", "origin", lifeline)
 
 
 def publish_now(target: Target, **files: str) -> str:
-    with exclusive(target):
-        tip = settle(target)
+    with publish_lock(target):
+        tip = reconcile(target)
         content = {name.replace("_", "."): text.encode() for name, text in files.items()}
         return publish(
             target, "HEAD", content, tip, "Publish {version}", "For a reason\n\nFlow-run: none"
@@ -91,8 +98,8 @@ def test_a_version_is_a_commit_on_the_branch_and_two_tags(target: Target, folder
     for tag in ("toy@v1.1.0", "toy#prod#2"):
         assert git(folder, "cat-file", "-t", tag) == "tag"
         assert git(folder, "rev-parse", f"{tag}^{{commit}}") == git(folder, "rev-parse", "champion")
-    assert version_of(folder, "champion") == "toy@v1.1.0"
-    assert settle(target) == git(folder, "rev-parse", "champion")
+    assert champion_version(folder, "champion") == "toy@v1.1.0"
+    assert reconcile(target) == git(folder, "rev-parse", "champion")
     assert len(refs(folder)) == 5
 
 
@@ -180,9 +187,9 @@ def test_a_branch_that_was_moved_is_left_alone(target: Target, folder: Path) -> 
     outdated = git(folder, "rev-parse", "champion")
     publish_now(target, notes_md="two")
     before = refs(folder)
-    with exclusive(target), pytest.raises(RaceLostError):
+    with publish_lock(target), pytest.raises(BranchMovedError):
         publish(target, "HEAD", {}, outdated, "Publish {version}", "")
-    with exclusive(target), pytest.raises(RaceLostError):
+    with publish_lock(target), pytest.raises(BranchMovedError):
         publish(target, "HEAD", {}, None, "Publish {version}", "")
     assert refs(folder) == before
     assert publish_now(target, notes_md="three") == "toy@v1.2.0"
@@ -232,12 +239,12 @@ def test_the_loser_of_a_race_on_the_remote_finds_the_winner(
     execute(tmp_path, "git", "clone", "--quiet", "remote.git", "other", "--branch", "main")
     execute(tmp_path / "other", "git", "fetch", "--quiet", "origin", "champion:champion")
     other = Target(tmp_path / "other", "toy", "champion", "origin", shared.lifeline)
-    tip = settle(shared)
+    tip = reconcile(shared)
     publish_now(other, notes_md="theirs")
-    with exclusive(shared), pytest.raises(RaceLostError):
+    with publish_lock(shared), pytest.raises(BranchMovedError):
         publish(shared, "HEAD", {"notes.md": b"ours"}, tip, "Publish {version}", "")
     assert refs(tmp_path / "remote.git") == refs(tmp_path / "other")
-    assert settle(shared) == git(tmp_path / "other", "rev-parse", "champion")
+    assert reconcile(shared) == git(tmp_path / "other", "rev-parse", "champion")
     assert refs(folder) == refs(tmp_path / "remote.git")
     assert publish_now(shared, notes_md="ours") == "toy@v1.2.0"
 
@@ -258,11 +265,11 @@ def test_branches_that_parted_are_refused_in_one_line(shared: Target, folder: Pa
     with pytest.raises(
         PipelineError, match="champion here and on origin have each what the other has not"
     ) as raised:
-        settle(shared)
+        reconcile(shared)
     assert "\n" not in str(raised.value)
 
 
-def cut(folder: Path, *names: str) -> None:
+def delete_refs(folder: Path, *names: str) -> None:
     for name in names:
         execute(folder, "git", "update-ref", "-d", name)
 
@@ -284,9 +291,9 @@ def test_what_a_kill_left_out_is_made_up(
 ) -> None:
     publish_now(shared)
     whole = refs(folder)
-    cut(folder, *lost_here)
-    cut(tmp_path / "remote.git", *lost_there)
-    settle(shared)
+    delete_refs(folder, *lost_here)
+    delete_refs(tmp_path / "remote.git", *lost_there)
+    reconcile(shared)
     assert (
         refs(folder)
         == refs(tmp_path / "remote.git")
@@ -324,11 +331,11 @@ def test_refs_that_a_dead_git_locked_are_freed_and_others_are_not(
 
 def test_the_champion_is_read_from_its_commit(shared: Target, folder: Path, tmp_path: Path) -> None:
     publish_now(shared)
-    tip = settle(shared)
+    tip = reconcile(shared)
     assert tip
     for damage in ([], [".dvc/cache"], [".dvc/cache", "../storage"]):
         execute(folder, "rm", "-rf", *damage)
-        result = read_result(shared, tip)
+        result = read_evaluation(shared, tip)
         assert result.metrics == {"accuracy": 0.75}
         assert (result.predictions == b"") == ("../storage" in damage)
 
@@ -344,7 +351,7 @@ def test_without_a_name_in_gits_settings_the_pipeline_commits_as_itself(
 
 
 def test_nobody_publishes_beside_another(target: Target) -> None:
-    with exclusive(target):
+    with publish_lock(target):
         second = subprocess.run(
             ["flock", "--nonblock", str(target.root / ".git" / "publish.lock"), "true"],
             capture_output=True,

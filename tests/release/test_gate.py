@@ -9,8 +9,8 @@ from helpers import ROOT
 from pipeline.errors import DataError, ParamsError
 from pipeline.release.gate import (
     Comparison,
+    Evaluation,
     GateParams,
-    Result,
     compare,
     judge,
     read_gate,
@@ -30,8 +30,8 @@ def predictions(hits: str, digit: int = 7) -> bytes:
     return "\n".join(["index,label,prediction,confidence", *rows, ""]).encode()
 
 
-def result(hits: str) -> Result:
-    return Result({"accuracy": hits.count("1") / len(hits)}, predictions(hits))
+def result(hits: str) -> Evaluation:
+    return Evaluation({"accuracy": hits.count("1") / len(hits)}, predictions(hits))
 
 
 def exact_p(gained: int, lost: int) -> float:
@@ -112,9 +112,9 @@ def test_a_negative_drop_asks_for_a_gain() -> None:
 
 
 def test_a_metric_that_the_champion_never_had_is_no_hindrance() -> None:
-    assert judge(GATE, result("1110"), Result({}, b"")).passed
+    assert judge(GATE, result("1110"), Evaluation({}, b"")).passed
     with pytest.raises(DataError, match="the candidate's metrics have no accuracy"):
-        judge(GATE, Result({}, b""), None)
+        judge(GATE, Evaluation({}, b""), None)
 
 
 def test_the_gate_of_params_yaml_is_valid() -> None:

@@ -7,7 +7,7 @@ import pytest
 from helpers import ROOT
 
 from pipeline.errors import ParamsError
-from pipeline.release.overrides import change_params, parse_changes
+from pipeline.release.overrides import apply_overrides, parse_overrides
 
 
 def test_changes_are_read_as_yaml() -> None:
@@ -18,7 +18,7 @@ def test_changes_are_read_as_yaml() -> None:
         "a.b.c=x=y",
         "train.device=yes",
     ]
-    assert parse_changes(texts) == {
+    assert parse_overrides(texts) == {
         "train.learning_rate": 0.002,
         "fetch.sources": ["npm"],
         "train.keep": "best",
@@ -45,7 +45,7 @@ def test_changes_are_read_as_yaml() -> None:
 )
 def test_what_is_no_change_is_refused_in_one_line(texts: list[str], reason: str) -> None:
     with pytest.raises(ParamsError) as raised:
-        parse_changes(texts)
+        parse_overrides(texts)
     assert str(raised.value).startswith(reason)
     assert "\n" not in str(raised.value)
 
@@ -53,7 +53,7 @@ def test_what_is_no_change_is_refused_in_one_line(texts: list[str], reason: str)
 def test_only_the_changed_lines_of_params_yaml_change(tmp_path: Path) -> None:
     path = tmp_path / "params.yaml"
     shutil.copyfile(ROOT / "params.yaml", path)
-    change_params(path, {"train.learning_rate": 0.002, "train.keep": "best"})
+    apply_overrides(path, {"train.learning_rate": 0.002, "train.keep": "best"})
     before, after = ((ROOT / "params.yaml").read_text().splitlines(), path.read_text().splitlines())
     changed = [line for old, line in zip(before, after, strict=True) if old != line]
     assert [line.split("#")[0].split() for line in changed] == [
@@ -76,7 +76,7 @@ def test_a_parameter_that_is_not_there_is_refused_in_one_line(
 ) -> None:
     shutil.copyfile(ROOT / "params.yaml", tmp_path / "params.yaml")
     with pytest.raises(ParamsError) as raised:
-        change_params(tmp_path / "params.yaml", {name: 1})
+        apply_overrides(tmp_path / "params.yaml", {name: 1})
     assert str(raised.value).startswith(
         f"--set {name}=1: params.yaml has no parameter {name}; it has {known}"
     )

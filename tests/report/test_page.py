@@ -3,7 +3,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from pipeline.mnist.layers import load_insides
+from pipeline.mnist.layers import load_trace
 from pipeline.mnist.tensors import load_digits
 from pipeline.report import page
 from pipeline.stages import report
@@ -33,10 +33,12 @@ def test_the_confused_pairs_are_the_most_frequent() -> None:
 
 
 def test_the_probabilities_of_an_example_are_the_models(finished_workspace: Path) -> None:
-    insides = load_insides(report.INSIDES)
+    insides = load_trace(report.LAYERS)
     test, info = load_digits(report.TEST)
     predictions = pd.read_csv(PREDICTIONS)
     for example, index in enumerate(insides.examples):
-        probabilities = page.look_at(example, insides, test.images[index, 0], info)["probabilities"]
+        probabilities = page.example_view(example, insides, test.images[index, 0], info)[
+            "probabilities"
+        ]
         assert sum(probabilities) == pytest.approx(1)
         assert max(probabilities) == pytest.approx(predictions["confidence"][index], abs=2e-6)

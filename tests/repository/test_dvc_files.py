@@ -6,7 +6,7 @@ import pytest
 from toy import GIT, commit_all, execute, make_workspace
 
 from pipeline.errors import PipelineError
-from pipeline.repository.dvc_files import read_settings, share_cache
+from pipeline.repository.dvc_files import configure_dvc, read_settings
 from pipeline.repository.git import git
 from pipeline.repository.worktree import worktree
 
@@ -33,8 +33,8 @@ def test_dvc_has_there_the_cache_and_the_remotes_of_the_checkout(tmp_path: Path)
     execute(folder, *GIT, "commit", "-qam", "remote")
     execute(folder, "dvc", "repro")
     commit_all(folder)
-    with worktree(folder, "HEAD", "try") as (tree, beside):
-        share_cache(folder, tree, beside)
+    with worktree(folder, "HEAD", "try") as (tree, scratch):
+        configure_dvc(folder, tree, scratch)
         execute(tree, "dvc", "checkout")
         assert (tree / "only.txt").read_text() == "only"
         execute(tree, "dvc", "push")

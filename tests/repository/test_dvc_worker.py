@@ -25,16 +25,16 @@ from pipeline.repository.dvc_worker import (
     Outcome,
     StageError,
     StageTimeoutError,
-    ask_in_peace,
     dvc_in,
+    run_consistently,
 )
 from pipeline.repository.graph import chain_up, parse_dot
-from pipeline.repository.processes import Lifeline
+from pipeline.repository.processes import CancelScope
 
 
 def run(folder: Path, stage: str) -> tuple[Outcome, list[str]]:
     lines: list[str] = []
-    with Lifeline() as lifeline:
+    with CancelScope() as lifeline:
         return Chain(folder, [stage], lifeline).reproduce(stage, lines.append), lines
 
 
@@ -108,7 +108,7 @@ def run_chain(folder: Path, **steps: type[Exception] | None) -> list[str]:
     what is raised.
     """
     written = []
-    with Lifeline() as lifeline:
+    with CancelScope() as lifeline:
         chain = Chain(folder, list(CHAIN), lifeline)
         for name, error in steps.items():
             stage, lines = name.rstrip("_"), list[str]()
@@ -168,23 +168,23 @@ def test_one_dvc_answers_one_question_after_the_other(fresh: Path, tmp_path: Pat
             with pytest.raises(
                 PipelineError, match=r"^dvc metrics nonsense failed: .*invalid choice"
             ):
-                dvc.ask("metrics", "nonsense")
+                dvc.run("metrics", "nonsense")
             (tmp_path / "elsewhere").mkdir(exist_ok=True)
-            code, answer, errors = dvc.try_out("--cd", str(tmp_path / "elsewhere"), "root")
+            code, answer, errors = dvc.request("--cd", str(tmp_path / "elsewhere"), "root")
             assert (code, answer) == (253, "")
             assert "you are not inside of a DVC repository" in errors
-            assert dvc.ask("root") == ".\n"
+            assert dvc.run("root") == ".\n"
             append(fresh / "first.py", "print('again')")
-            assert list(json.loads(dvc.ask("status", "--json"))) == ["first"]
+            assert list(json.loads(dvc.run("status", "--json"))) == ["first"]
 
 
 def test_a_dvc_that_has_died_is_one_line(fresh: Path) -> None:
     with dvc_in(fresh) as dvc:
-        dvc.ask("root")
+        dvc.run("root")
         psutil.Process(dvc.process.pid).kill()
         for _ in range(2):
             with pytest.raises(PipelineError, match=r"^dvc root failed: it gave no reason$"):
-                dvc.ask("root")
+                dvc.run("root")
 
 
 def test_what_dvc_said_while_its_lock_file_changed_is_asked_again(
@@ -193,9 +193,9 @@ def test_what_dvc_said_while_its_lock_file_changed_is_asked_again(
     """As if a stage had just ended: its lock file is another one after the first answer."""
     contents = iter([b"old", b"new", b"new", b"new"])
     monkeypatch.setattr("pipeline.repository.dvc_worker.read", lambda path: next(contents))
-    assert ask_in_peace(fresh, ("status", "--json"), ("root",)) == ["{}\n", ".\n"]
+    assert run_consistently(fresh, ("status", "--json"), ("root",)) == ["{}\n", ".\n"]
     assert next(contents, None) is None
     contents = iter([b"old", b"new", b"new", b"new"])
     with pytest.raises(PipelineError, match="unrecognized arguments"):
-        ask_in_peace(fresh, ("status", "--nonsense"))
+        run_consistently(fresh, ("status", "--nonsense"))
     assert next(contents, None) is None

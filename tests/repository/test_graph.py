@@ -7,12 +7,12 @@ import pytest
 
 from pipeline.errors import PipelineError
 from pipeline.repository.dvc_worker import dvc_in
-from pipeline.repository.graph import look, parse_dot, upstream
+from pipeline.repository.graph import parse_dot, read_status, upstream
 
 
 def test_the_graph_is_that_of_dvc_yaml(fresh: Path) -> None:
     with dvc_in(fresh) as dvc:
-        view = look(dvc)
+        view = read_status(dvc)
     assert list(view.graph.items()) == [
         ("first", set()),
         ("second", {"first"}),
@@ -33,7 +33,7 @@ def test_parts_of_a_graph() -> None:
 def test_no_graph_here_is_one_line(tmp_path: Path) -> None:
     refusal = re.escape(f"{tmp_path} holds no dvc.yaml; run from the folder that does")
     with dvc_in(tmp_path) as dvc, pytest.raises(PipelineError, match=refusal):
-        look(dvc)
+        read_status(dvc)
 
 
 def test_what_dvc_cannot_read_is_one_line(fresh: Path) -> None:
@@ -42,5 +42,5 @@ def test_what_dvc_cannot_read_is_one_line(fresh: Path) -> None:
         dvc_in(fresh) as dvc,
         pytest.raises(PipelineError, match=r"^dvc dag --dot failed: .*dvc.yaml.*$") as failure,
     ):
-        look(dvc)
+        read_status(dvc)
     assert "\n" not in str(failure.value)

@@ -8,14 +8,14 @@ from toy import CHAIN, ORDER, append, execute, make_workspace
 
 from pipeline.errors import PipelineError
 from pipeline.repository.dvc_worker import Outcome, dvc_in, parse_outcomes
-from pipeline.repository.graph import View, look
+from pipeline.repository.graph import WorkspaceStatus, read_status
 from pipeline.repository.plan import Action, plan
 
 
 def make_plan(folder: Path) -> dict[str, tuple[Action, tuple[str, ...]]]:
     before = execute(folder, "git", "status", "--porcelain")
     with dvc_in(folder) as dvc:
-        view = look(dvc)
+        view = read_status(dvc)
         steps = plan(dvc, view.graph, view)
     assert execute(folder, "git", "status", "--porcelain") == before, "a plan changes nothing"
     return {step.stage: (step.action, step.reasons) for step in steps}
@@ -91,4 +91,4 @@ def test_a_plan_outside_git_is_refused_in_one_line(tmp_path: Path) -> None:
         dvc_in(folder) as dvc,
         pytest.raises(PipelineError, match=r"^git ls-files .* failed: not a git repository"),
     ):
-        plan(dvc, {}, View({}, {"only": []}, folder))
+        plan(dvc, {}, WorkspaceStatus({}, {"only": []}, folder))

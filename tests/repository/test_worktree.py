@@ -30,7 +30,7 @@ def folder(tmp_path: Path) -> Path:
 
 CHECKPOINT = """
     from pipeline.repository.worktree import share_checkpoints
-    share_checkpoints(Path.cwd(), tree, beside)
+    share_checkpoints(Path.cwd(), tree, scratch)
     (tree / ".checkpoints" / "mine.safetensors").write_text("mine")
 """
 
@@ -49,10 +49,10 @@ def left_in(folder: Path) -> list[str]:
 
 def test_it_holds_the_commit_and_vanishes(folder: Path) -> None:
     (folder / "only.py").write_text("what the person is at")
-    with worktree(folder, "HEAD", "try") as (tree, beside):
+    with worktree(folder, "HEAD", "try") as (tree, scratch):
         assert "what the person is at" not in (tree / "only.py").read_text()
         (tree / "new").touch()
-        (beside / "site").mkdir()
+        (scratch / "site").mkdir()
     assert left_in(folder) == ["lock"]
     assert execute(folder, "git", "worktree", "list").count("\n") == 1
     assert execute(folder, "git", "status", "--porcelain") == " M only.py\n"
@@ -93,14 +93,14 @@ def test_what_git_was_killed_at_is_pruned_too(folder: Path) -> None:
 def test_what_a_killed_training_left_is_there_for_the_next(folder: Path) -> None:
     (folder / ".checkpoints").mkdir()
     (folder / ".checkpoints" / "earlier.safetensors").write_text("earlier")
-    program = HOLD.replace("as (tree, _)", "as (tree, beside)").replace(
+    program = HOLD.replace("as (tree, _)", "as (tree, scratch)").replace(
         "    print(", CHECKPOINT + "    print("
     )
     dead, _ = hold(folder, program)
     dead.send_signal(signal.SIGKILL)
     dead.communicate()
-    with worktree(folder, "HEAD", "try") as (tree, beside):
-        share_checkpoints(folder, tree, beside)
+    with worktree(folder, "HEAD", "try") as (tree, scratch):
+        share_checkpoints(folder, tree, scratch)
         found = {path.name: path.read_text() for path in (tree / ".checkpoints").iterdir()}
         (tree / ".checkpoints" / "mine.safetensors").unlink()  # as a training does at its end
     assert found == {"earlier.safetensors": "earlier", "mine.safetensors": "mine"}

@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from helpers import files_under, set_params
 
 from pipeline.errors import DataError
-from pipeline.mnist.inference import load_digits
-from pipeline.mnist.layers import load_insides
+from pipeline.mnist.inference import load_to_device
+from pipeline.mnist.layers import load_trace
 from pipeline.mnist.metrics import calibration_error
 from pipeline.mnist.model import load_model, save_model
 from pipeline.mnist.tensors import TensorInfo
@@ -42,7 +42,7 @@ def test_the_metrics_are_those_of_the_predictions(finished_workspace: Path) -> N
 
 def test_the_predictions_are_the_models(finished_workspace: Path) -> None:
     network, info = load_model(MODEL)
-    test = load_digits(Path("data/tensors/test.safetensors"), torch.device("cpu"))
+    test = load_to_device(Path("data/tensors/test.safetensors"), torch.device("cpu"))
     with torch.inference_mode():
         logits = network((test.images / 255 - info.mean) / info.std)
     predictions, metrics = pd.read_csv(PREDICTIONS), json.loads(METRICS.read_text())
@@ -61,7 +61,7 @@ def test_the_insides_are_of_an_image_of_each_class_read_correctly_and_of_the_lea
     finished_workspace: Path,
 ) -> None:
     predictions = pd.read_csv(PREDICTIONS)
-    *of_classes, last = load_insides(evaluate.INSIDES).examples
+    *of_classes, last = load_trace(evaluate.LAYERS).examples
     assert predictions["confidence"][last] == predictions["confidence"].min()
     rows = predictions.iloc[of_classes]
     assert list(rows["label"]) == list(range(10))
@@ -74,7 +74,7 @@ def test_the_insides_are_of_an_image_of_each_class_read_correctly_and_of_the_lea
 
 
 def test_the_insides_end_in_the_predictions(finished_workspace: Path) -> None:
-    insides = load_insides(evaluate.INSIDES)
+    insides = load_trace(evaluate.LAYERS)
     logits = torch.from_numpy(insides.outputs["dense2"])
     predictions = pd.read_csv(PREDICTIONS).iloc[insides.examples]
     assert list(logits.argmax(1)) == list(predictions["prediction"])

@@ -12,7 +12,7 @@ from helpers import HOSTILE, files_under, rename_last_class, set_params
 from PIL import Image
 
 from pipeline.errors import DataError
-from pipeline.mnist.layers import load_insides, save_insides
+from pipeline.mnist.layers import load_trace, save_trace
 from pipeline.stages import report
 
 REPORT = Path("reports/index.html")
@@ -108,9 +108,9 @@ def test_it_starts_without_torch() -> None:
 def test_one_epoch_one_bin_and_a_class_without_images_make_a_page(finished_workspace: Path) -> None:
     report.HISTORY.write_text("".join(report.HISTORY.read_text().splitlines(keepends=True)[:2]))
     report.RELIABILITY.write_text("lower,upper,images,confidence,accuracy\n0,1,200,0.9,0.8\n")
-    insides = load_insides(report.INSIDES)
+    insides = load_trace(report.LAYERS)
     outputs = {name: values[:3] for name, values in insides.outputs.items()}
-    save_insides(report.INSIDES, replace(insides, examples=insides.examples[:3], outputs=outputs))
+    save_trace(report.LAYERS, replace(insides, examples=insides.examples[:3], outputs=outputs))
     report.main()
     assert REPORT.read_text(encoding="utf-8").count('name="example"') == 3
 

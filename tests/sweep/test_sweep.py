@@ -12,7 +12,7 @@ from ruamel.yaml import YAML
 from toy import commit_all, execute, start_pipeline
 
 from pipeline.errors import ParamsError
-from pipeline.sweep.sweep import expand
+from pipeline.sweep.sweep import expand_grid
 
 # The accuracy is the rate; a size of 0 fails
 TRAIN = """
@@ -58,7 +58,7 @@ def toy(tmp_path: Path) -> Path:
 
 
 def test_combinations_are_the_product_of_the_values_read_as_yaml() -> None:
-    assert expand(["train.rate=1e-3, 2", "train.keep=best,last", "a.b=[1, 2]"]) == [
+    assert expand_grid(["train.rate=1e-3, 2", "train.keep=best,last", "a.b=[1, 2]"]) == [
         {"train.rate": rate, "train.keep": keep, "a.b": [1, 2]}
         for rate in (0.001, 2)
         for keep in ("best", "last")
@@ -92,7 +92,7 @@ def test_combinations_are_the_product_of_the_values_read_as_yaml() -> None:
 )
 def test_what_is_no_list_of_values_is_refused_in_one_line(settings: list[str], reason: str) -> None:
     with pytest.raises(ParamsError) as raised:
-        expand(settings)
+        expand_grid(settings)
     assert str(raised.value).startswith(reason)
 
 
