@@ -41,12 +41,11 @@ def compare(
 
 def main() -> None:
     from pipeline.orchestration.server import server_at
-    from pipeline.repository.processes import CancelScope
 
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{probe.getsockname()[1]}/api"
-    with tempfile.TemporaryDirectory() as name, CancelScope() as lifeline:
+    with tempfile.TemporaryDirectory() as name:
         home, clone = f"{name}/prefect", Path(name) / "clone"
         subprocess.run(["git", "clone", "--quiet", Path.cwd(), clone], check=True)
         shutil.copytree("data/raw", clone / "data" / "source")
@@ -56,7 +55,7 @@ def main() -> None:
             (clone / "dvc.lock").unlink(missing_ok=True)
 
         os.environ["PREFECT_HOME"] = home
-        with server_at(url, lifeline):
+        with server_at(url):
             variables = {
                 "PREFECT_API_URL": url,
                 "PREFECT_HOME": home,

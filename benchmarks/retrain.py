@@ -23,20 +23,20 @@ GATE = ("--set", "gate.minimum=0")  # whatever the model is
 
 def main() -> None:
     from pipeline.orchestration.server import server_at
-    from pipeline.repository.dvc_worker import ask
-    from pipeline.repository.processes import CancelScope
+    from pipeline.repository.dvc_worker import DvcWorker
 
     here = Path.cwd()
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{probe.getsockname()[1]}/api"
-    with tempfile.TemporaryDirectory() as folder, CancelScope() as lifeline:
+    with tempfile.TemporaryDirectory() as folder, DvcWorker(here) as dvc:
         os.environ["PREFECT_HOME"] = f"{folder}/prefect"
         clone = Path(folder) / "clone"
         subprocess.run(["git", "clone", "--quiet", str(here), str(clone)], check=True)
-        ask(clone, "config", "--local", "cache.dir", ask(here, "cache", "dir").strip())
-        ask(clone, "checkout", "--quiet")
-        with server_at(url, lifeline):
+        with DvcWorker(clone) as dvc_of_clone:
+            dvc_of_clone.run("config", "--local", "cache.dir", dvc.run("cache", "dir").strip())
+            dvc_of_clone.run("checkout", "--quiet")
+        with server_at(url):
             variables = {
                 "PREFECT_API_URL": url,
                 "PREFECT_HOME": f"{folder}/prefect",

@@ -43,25 +43,25 @@ def positive(text: str) -> int:
 
 
 def plan(arguments: argparse.Namespace) -> None:
-    from pipeline.repository.dvc_worker import dvc_in
+    from pipeline.repository.dvc_worker import DvcWorker
     from pipeline.repository.graph import read_status
     from pipeline.repository.plan import plan
 
-    with dvc_in(Path.cwd()) as dvc:
-        view = read_status(dvc)
-        steps = plan(dvc, view.graph, view)
+    with DvcWorker(Path.cwd()) as dvc:
+        status = read_status(dvc)
+        steps = plan(dvc, status.graph, status)
     if arguments.json:
         print(
             json.dumps(
-                [{"stage": s.stage, "action": s.action, "reasons": s.reasons} for s in steps],
+                [{"stage": s.name, "action": s.action, "reasons": s.reasons} for s in steps],
                 indent=2,
                 ensure_ascii=False,
             )
         )
         return
-    width = max(len(step.stage) for step in steps)
+    width = max(len(step.name) for step in steps)
     for step in steps:
-        print(f"{step.stage:{width}}  {step.action:7}  {'; '.join(step.reasons)}")
+        print(f"{step.name:{width}}  {step.action:7}  {'; '.join(step.reasons)}")
 
 
 def run_flow(flow: "Callable[..., State[Any]]", *arguments: Any) -> None:
@@ -96,16 +96,12 @@ def retrain(arguments: argparse.Namespace) -> None:
 def promote(arguments: argparse.Namespace) -> None:
     from pipeline.release.champion import check_target, promote
     from pipeline.release.versions import read_model_name
-    from pipeline.repository.processes import CancelScope
     from pipeline.repository.refs import Target
 
     root = Path.cwd()
-    with CancelScope() as lifeline:
-        target = Target(
-            root, read_model_name(root, "HEAD"), arguments.publish, arguments.push, lifeline
-        )
-        check_target(target)
-        print(promote(target, arguments.version))
+    target = Target(root, read_model_name(root, "HEAD"), arguments.publish, arguments.push)
+    check_target(target)
+    print(promote(target, arguments.version))
 
 
 def models(arguments: argparse.Namespace) -> None:

@@ -17,7 +17,6 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 from toy import WAIT, start_pipeline
 
 from pipeline.orchestration.server import is_healthy, server_at
-from pipeline.repository.processes import CancelScope
 
 T = TypeVar("T")
 
@@ -33,7 +32,7 @@ def free_port() -> int:
 def running_server(home: Path) -> Iterator["Api"]:
     url = f"http://127.0.0.1:{free_port()}/api"
     os.environ["PREFECT_HOME"] = str(home)
-    with CancelScope() as lifeline, server_at(url, lifeline):
+    with server_at(url):
         yield Api(url)
 
 

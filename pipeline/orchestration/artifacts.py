@@ -1,47 +1,46 @@
-"""What a flow run's page shows: the plan, the metrics and the parameters."""
+"""What a flow run's page shows: the plan, the metrics, the parameters and the pages it made."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 from prefect import get_run_logger
-from prefect.artifacts import create_table_artifact
+from prefect.artifacts import create_link_artifact, create_table_artifact
 
 from pipeline.errors import PipelineError
-from pipeline.repository.dvc_worker import run_consistently
+from pipeline.repository.dvc_files import LOCK, locked_outputs, read_if_present
+from pipeline.repository.dvc_worker import DvcWorker, run_consistently
 from pipeline.repository.plan import PlannedStage
 
 
-def publish_plan(steps: list[PlannedStage]) -> None:
+def publish_plan(planned: list[PlannedStage]) -> None:
     rows = [
-        {"stage": step.stage, "plan": step.action.value, "why": "; ".join(step.reasons)}
-        for step in steps
+        {"stage": stage.name, "plan": stage.action.value, "why": "; ".join(stage.reasons)}
+        for stage in planned
     ]
     create_table_artifact(rows, key="plan", description="What had to be done, and why")
 
 
-def publish_results(root: Path) -> None:
-    """Put metrics and parameters, with their change since the last commit, on the run's page."""
+def publish_results(dvc: DvcWorker) -> None:
+    """Show metrics and parameters with their change since the last commit."""
+    requests = (("metrics", "diff", "--all", "--json"), ("params", "diff", "--json"))
     try:
-        answers = run_consistently(
-            root, ("metrics", "diff", "--all", "--json"), ("params", "diff", "--json")
-        )
+        metrics, params = map(json.loads, run_consistently(dvc, *requests))
     except PipelineError as error:  # no reason to stop the stages that are at work
         get_run_logger().warning("no metrics on this page: %s", error)
         return
-    metrics, params = map(json.loads, answers)
     changes = [(name, change) for values in metrics.values() for name, change in values.items()]
+    changes.sort(key=lambda item: ("." in item[0], item[0]))  # nested metrics last
     create_table_artifact(
         [
             {
                 "metric": name,
                 "last commit": change.get("old"),
                 "now": change.get("new"),
-                "change": rounded(change),
+                "change": rounded_difference(change),
             }
-            for name, change in sorted(
-                changes, key=lambda item: ("." in item[0], item[0])
-            )  # what is nested last
+            for name, change in changes
         ],
         key="metrics",
         description="Metrics, and their change since the last commit",
@@ -57,6 +56,21 @@ def publish_results(root: Path) -> None:
     )
 
 
-def rounded(change: dict[str, Any]) -> float | None:
-    """The difference of two metrics without its binary dust."""
+def rounded_difference(change: dict[str, Any]) -> float | None:
+    """Return the difference of two metrics without the noise of binary fractions."""
     return float(f"{change['diff']:.6g}") if "diff" in change else None
+
+
+def publish_pages(root: Path) -> None:
+    """Show the address of every HTML page among the outputs; its key is the stage's name.
+
+    The address is text, because no browser follows a link from a server's page to a file.
+    """
+    keys: set[str] = set()
+    for stage, path, _ in locked_outputs(read_if_present(root / LOCK)):
+        if path.endswith(".html") and (root / path).is_file():
+            name = stage if stage not in keys else f"{stage}-{Path(path).stem}"
+            keys.add(name)
+            address = (root / path).as_uri()
+            key = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
+            create_link_artifact(address, link_text=address, key=key, description=path)

@@ -17,15 +17,16 @@ from pydantic import ValidationError
 
 from pipeline.errors import PipelineError
 from pipeline.orchestration.server import DEFAULT_URL, server_at
-from pipeline.repository.processes import CancelScope
 
 AUTOMATIONS = Path("automations.json")
 
 
 def parse_schedule(
-    cron: str, interval: float | None, timezone: str
+    cron: str,
+    interval: float | None,
+    timezone: str,
 ) -> CronSchedule | IntervalSchedule:
-    """Raise PipelineError where Prefect would refuse the schedule."""
+    """Return the schedule; raise PipelineError if Prefect would refuse it."""
     try:
         if interval is not None:
             return IntervalSchedule(interval=timedelta(seconds=interval), timezone=timezone)
@@ -34,29 +35,26 @@ def parse_schedule(
         reason = error.errors()[0]["msg"] if isinstance(error, ValidationError) else str(error)
         asked = f"--cron '{cron}'" if interval is None else f"--interval {interval:g}"
         raise PipelineError(
-            f"{asked} --timezone {timezone} is no schedule: {reason}; for example --cron '0 3 * *"
-            " *', --interval 3600"
-            " and --timezone Europe/Berlin"
+            f"{asked} --timezone {timezone} is no schedule: {reason};"
+            " for example --cron '0 3 * * *', --interval 3600 and --timezone Europe/Berlin"
         ) from error
 
 
 def serve(
-    flow: Flow[..., Any], parameters: dict[str, Any], schedule: CronSchedule | IntervalSchedule
+    flow: Flow[..., Any],
+    parameters: dict[str, Any],
+    schedule: CronSchedule | IntervalSchedule,
 ) -> None:
     """Run the flow on `schedule`, and whenever asked on Prefect's pages, until interrupted."""
     url = PREFECT_API_URL.value() or DEFAULT_URL
-    with (
-        CancelScope() as lifeline,
-        server_at(url, lifeline),
-        temporary_settings({PREFECT_API_URL: url}),
-    ):
+    with server_at(url), temporary_settings({PREFECT_API_URL: url}):
         register_automations()
         deployment = RunnerDeployment.from_flow(
             flow,
             "scheduled",
             parameters=parameters,
             schedules=[schedule],
-            # a run that comes while one is at work has nothing to add
+            # a run that comes while another is at work has nothing to add
             concurrency_limit=ConcurrencyLimitConfig(
                 limit=1, collision_strategy=ConcurrencyLimitStrategy.CANCEL_NEW
             ),

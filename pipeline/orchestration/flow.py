@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from prefect import flow, get_run_logger, task
-from prefect.artifacts import create_link_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State, TaskRun
 from prefect.futures import PrefectFuture, wait
@@ -18,7 +17,7 @@ from prefect.tasks import Task, exponential_backoff
 from pydantic import Field
 
 from pipeline.errors import FetchError, PipelineError
-from pipeline.orchestration.artifacts import publish_plan, publish_results
+from pipeline.orchestration.artifacts import publish_pages, publish_plan, publish_results
 from pipeline.orchestration.lifecycle import (
     RunContext,
     SkippedRunError,
@@ -28,12 +27,10 @@ from pipeline.orchestration.lifecycle import (
     workspace_lock,
 )
 from pipeline.repository.dvc_files import read_declaration, read_settings
-from pipeline.repository.dvc_worker import SIGNAL_BASE, Chain, Outcome, StageError, dvc_in
-from pipeline.repository.graph import Graph, chain_up, read_status, upstream
+from pipeline.repository.dvc_worker import SIGNAL_BASE, DvcWorkerPool, Outcome, StageError
+from pipeline.repository.graph import Graph, read_status, upstream
 from pipeline.repository.plan import Action, PlannedStage, plan
-from pipeline.repository.processes import CancelScope, RunCancelledError
-
-REPORT = Path("reports/index.html")
+from pipeline.repository.processes import RunCancelledError, current_scope
 
 
 @flow(name="mnist", task_runner=ThreadPoolTaskRunner(), persist_result=False)  # type: ignore[arg-type]
@@ -46,93 +43,96 @@ def run_graph(
     """Bring the stages (all, or those named with what they need) up to date in the current folder.
 
     Args:
-        stages: the last stages wanted; all of dvc.yaml where none is named
+        stages: the last stages wanted; all of dvc.yaml if none is named
         force: run them even if nothing changed
         when_busy: wait for, or leave the work to, whoever is at work in this folder
         wait_seconds: how long to wait
     """
-
-    def work(lifeline: CancelScope) -> State[Any]:
-        workspace = RunContext(Path.cwd(), lifeline, when_busy, wait_seconds)
-        with workspace_lock(workspace):
-            return reproduce_graph(workspace, stages, force)
-
-    return run_as_flow(work)
+    return run_as_flow(lambda: reproduce_graph(stages, force, when_busy, wait_seconds))
 
 
-def reproduce_graph(workspace: RunContext, stages: list[str] | None, force: bool) -> State[Any]:
-    def decide() -> tuple[Graph, list[PlannedStage]]:
-        with dvc_in(workspace.root) as dvc:
-            view = read_status(dvc)
-            graph = upstream(view.graph, stages or view.graph)
-            if force:
-                return graph, [PlannedStage(stage, Action.RUN, ("forced",)) for stage in graph]
-            return graph, plan(dvc, graph, view)
-
-    graph, steps = wait_while_busy(workspace, decide)
-    publish_plan(steps)
-    states = run_tasks(workspace, graph, steps, force)
-    if did_anything(states) and (workspace.root / REPORT).is_file():
-        address = (
-            workspace.root / REPORT
-        ).as_uri()  # shown, because no browser goes from a server's page to a file
-        create_link_artifact(address, link_text=address, key="report", description="The report")
+def reproduce_graph(
+    stages: list[str] | None,
+    force: bool,
+    when_busy: WhenBusy,
+    wait_seconds: float,
+) -> State[Any]:
+    """Plan, run and publish; return the state of the run."""
+    with DvcWorkerPool(Path.cwd()) as pool:
+        context = RunContext(pool.root, pool, when_busy, wait_seconds)
+        with workspace_lock(context):
+            graph, planned = wait_while_busy(context, lambda: plan_graph(pool, stages, force))
+            publish_plan(planned)
+            states = run_tasks(context, graph, planned, force)
+            if any(state.name in (Outcome.RAN, Outcome.RESTORED) for state in states.values()):
+                publish_pages(context.root)
     return summarize_states(states)
 
 
+def plan_graph(
+    pool: DvcWorkerPool,
+    stages: list[str] | None,
+    force: bool,
+) -> tuple[Graph, list[PlannedStage]]:
+    """Return the graph up to `stages`, and what is to be done to each stage of it."""
+    with pool.worker() as dvc:
+        status = read_status(dvc)
+        graph = upstream(status.graph, stages or status.graph)
+        if force:
+            return graph, [PlannedStage(stage, Action.RUN, ("forced",)) for stage in graph]
+        return graph, plan(dvc, graph, status)
+
+
 def run_tasks(
-    workspace: RunContext, graph: Graph, steps: list[PlannedStage], force: bool
+    context: RunContext,
+    graph: Graph,
+    planned: list[PlannedStage],
+    force: bool,
 ) -> dict[str, State[Any]]:
     """Run the stages as tasks; return the state in which each ended."""
-    futures = submit_tasks(workspace, graph, steps, force)
+    futures = submit_tasks(context, graph, planned, force)
     measuring = [
         future
         for stage, future in futures.items()
-        if "metrics" in read_declaration(workspace.root, stage)
+        if "metrics" in read_declaration(context.root, stage)
     ]
     wait(measuring or list(futures.values()))
-    if (
-        any(step.action is not Action.SKIP for step in steps)
-        and not workspace.lifeline.is_cancelled
-    ):
-        publish_results(workspace.root)  # while the stages after them are at work
+    is_changed = any(stage.action is not Action.SKIP for stage in planned)
+    if is_changed and not current_scope().is_cancelled:
+        with context.pool.worker() as dvc:
+            publish_results(dvc)  # while the stages after them are at work
     wait(list(futures.values()))
     return {stage: future.state for stage, future in futures.items()}
 
 
-def did_anything(states: dict[str, State[Any]]) -> bool:
-    return any(state.name in (Outcome.RAN, Outcome.RESTORED) for state in states.values())
-
-
 def submit_tasks(
-    workspace: RunContext, graph: Graph, steps: list[PlannedStage], force: bool
+    context: RunContext,
+    graph: Graph,
+    planned: list[PlannedStage],
+    force: bool,
 ) -> dict[str, PrefectFuture[Any]]:
-    chains: dict[str, Chain] = {}
-    for row in chain_up(graph, [step.stage for step in steps if step.action is not Action.SKIP]):
-        chains |= dict.fromkeys(row, Chain(workspace.root, row, workspace.lifeline, force=force))
+    """Submit a task for each stage, to run after the tasks of the stages it needs."""
     futures: dict[str, PrefectFuture[Any]] = {}
-    for step in steps:
-        settings = read_settings(workspace.root, step.stage)
-        futures[step.stage] = run_stage.with_options(
-            name=step.stage,
-            task_run_name=step.stage,
+    for stage in planned:
+        settings = read_settings(context.root, stage.name)
+        futures[stage.name] = run_stage.with_options(
+            name=stage.name,
+            task_run_name=stage.name,
             retries=settings.retries,
             retry_delay_seconds=exponential_backoff(settings.retry_delay),
         ).submit(
-            workspace,
-            chains.get(step.stage),
-            step,
+            context,
+            stage,
+            force,
             settings.timeout,
-            wait_for=[futures[name] for name in graph[step.stage]],
+            wait_for=[futures[name] for name in graph[stage.name]],
             return_state=False,
         )
     return futures
 
 
 def is_worth_retrying(task: Task[..., Any], run: TaskRun, state: State[Any]) -> bool:
-    """Again when no source answered; once more when a signal, such as the kernel's for want of
-    memory, ended it.
-    """
+    """Again if no source answered; once more if a signal ended it, as when memory runs out."""
     error = state.data
     if not isinstance(error, StageError):
         return False
@@ -146,14 +146,22 @@ def is_worth_retrying(task: Task[..., Any], run: TaskRun, state: State[Any]) -> 
     retry_jitter_factor=0.5,
 )
 def run_stage(
-    workspace: RunContext, chain: Chain | None, step: PlannedStage, timeout: float | None
+    context: RunContext,
+    stage: PlannedStage,
+    force: bool,
+    timeout: float | None,
 ) -> State[Any]:
-    reason = "; ".join(step.reasons)
-    if chain is None:
+    """Let DVC bring one stage up to date; the state is named after what DVC did."""
+    reason = "; ".join(stage.reasons)
+    if stage.action is Action.SKIP:
         return Completed(name=Outcome.SKIPPED, message=reason)
     log = get_run_logger().info
     try:
-        outcome = wait_while_busy(workspace, lambda: chain.reproduce(step.stage, log, timeout))
+        with context.pool.worker() as dvc:
+            outcome = wait_while_busy(
+                context,
+                lambda: dvc.reproduce(stage.name, log, force=force, timeout=timeout),
+            )
     except PipelineError as error:
         return to_final_state(error)
     return Completed(name=outcome, message="unchanged" if outcome is Outcome.SKIPPED else reason)
@@ -165,9 +173,7 @@ def to_final_state(error: PipelineError) -> State[Any]:
 
 
 def summarize_states(states: dict[str, State[Any]]) -> State[Any]:
-    """The run's state: the worst of its tasks', in words; Unchanged where nothing had to be
-    done.
-    """
+    """Return the run's state: the worst of its tasks', or Unchanged if there was nothing to do."""
     for state in states.values():
         if isinstance(state.data, SkippedRunError):
             return Completed(name="Skipped", message=state.message)
@@ -180,6 +186,5 @@ def summarize_states(states: dict[str, State[Any]]) -> State[Any]:
         done.setdefault(str(state.name), []).append(stage)
     if done.keys() == {Outcome.SKIPPED}:
         return Completed(name="Unchanged", message=f"nothing to do for {', '.join(states)}")
-    return Completed(
-        message="; ".join(f"{name.lower()}: {', '.join(stages)}" for name, stages in done.items())
-    )
+    summary = [f"{name.lower()}: {', '.join(stages)}" for name, stages in done.items()]
+    return Completed(message="; ".join(summary))

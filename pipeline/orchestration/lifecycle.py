@@ -23,14 +23,13 @@ from prefect.states import Cancelled, Completed, Failed
 
 from pipeline.errors import PipelineError
 from pipeline.files import atomic_write
-from pipeline.repository.dvc_worker import BusyError
-from pipeline.repository.processes import CancelScope, RunCancelledError
+from pipeline.repository.dvc_worker import BusyError, DvcWorkerPool
+from pipeline.repository.processes import CancelScope, RunCancelledError, current_scope
 
-POLL = 2.0  # seconds between looks at a lock
-# and at whether the run was cancelled: each costs the server some of the time that a stage could
-# use
-CANCEL_POLL = 5.0
-Done = TypeVar("Done")
+BUSY_POLL = 2.0  # seconds between looks at a lock
+CANCEL_POLL = 5.0  # seconds; asking takes time on the server that a stage could use
+
+Result = TypeVar("Result")
 WhenBusy = Literal["wait", "skip"]
 
 
@@ -40,51 +39,27 @@ class SkippedRunError(PipelineError):
 
 @dataclass(frozen=True)
 class RunContext:
-    """Where a run works, and what it does while it is not alone there."""
+    """Where a run works, and what it does while somebody else is at work there."""
 
     root: Path
-    lifeline: CancelScope
+    pool: DvcWorkerPool
     when_busy: WhenBusy
     wait_seconds: float
 
 
-def wait_while_busy(workspace: RunContext, work: Callable[[], Done]) -> Done:
-    """Do `work` once nobody else is at it; raise where this run is not to wait, or has waited long
-    enough.
+def run_as_flow(work: Callable[[], State[Any]]) -> State[Any]:
+    """Do the work of a flow run and return its state; put what went wrong into a state.
+
+    The run has a scope of its own: its processes end with it, when it is cancelled on Prefect's
+    pages, and when the flow that called it is cancelled.
     """
-    deadline, announced = time.monotonic() + workspace.wait_seconds, ""
-    while True:
+    with CancelScope() as scope, get_client(sync_client=True) as client:
+        cancel_overdue_runs(client)
+        watch_for_cancellation(scope)
         try:
             return work()
-        except BusyError as error:
-            holder = str(error)
-        if workspace.lifeline.is_cancelled:
-            raise RunCancelledError("stopped while it waited")
-        if workspace.when_busy == "skip":
-            raise SkippedRunError(f"{holder} is at work in {workspace.root}")
-        if time.monotonic() > deadline:
-            raise PipelineError(
-                f"gave up after {workspace.wait_seconds:g} seconds: {holder} is still at work"
-            )
-        if holder != announced:
-            get_run_logger().info("waiting for %s", holder)
-            announced = holder
-        time.sleep(POLL)
-
-
-def run_as_flow(
-    work: Callable[[CancelScope], State[Any]], above: CancelScope | None = None
-) -> State[Any]:
-    """Do the work of a flow run, whose processes end with it, or with `above`; put into a state
-    what went wrong.
-    """
-    with CancelScope(above) as lifeline, get_client(sync_client=True) as client:
-        cancel_overdue_runs(client)
-        watch_for_cancellation(lifeline)
-        try:
-            return work(lifeline)
         except (RunCancelledError, KeyboardInterrupt) as error:
-            lifeline.cancel()
+            scope.cancel()
             return Cancelled(message=str(error) or "interrupted")
         except SkippedRunError as error:
             return Completed(name="Skipped", message=str(error))
@@ -92,45 +67,20 @@ def run_as_flow(
             return Failed(message=str(error))
 
 
-@contextmanager
-def workspace_lock(workspace: RunContext) -> Iterator[None]:
-    """Hold the workspace, once whoever holds it is done; the kernel frees it when its
-    holder dies.
-    """
-    folder = workspace.root / ".dvc" / "tmp"
-    folder.mkdir(parents=True, exist_ok=True)
-    lock, note = FileLock(folder / "flow.lock"), folder / "flow.holder"
+def watch_for_cancellation(scope: CancelScope) -> None:
+    """Cancel the scope soon after the run is cancelled on Prefect's pages.
 
-    def acquire() -> AbstractContextManager[object]:
-        try:
-            return lock.acquire(blocking=False)
-        except Timeout as error:
-            raise BusyError(
-                note.read_text(encoding="utf-8") if note.exists() else "another run"
-            ) from error
-
-    with wait_while_busy(workspace, acquire):
-        with atomic_write(note) as temporary:
-            started = datetime.now().astimezone().isoformat(timespec="seconds")
-            temporary.write_text(
-                f"flow run {runtime.flow_run.name} (process {os.getpid()}, since {started})"
-            )
-        yield
-
-
-def watch_for_cancellation(lifeline: CancelScope) -> None:
-    """Ask Prefect now and then whether the run was cancelled: only its runner would end this
-    process.
+    Prefect's own runner would end this process, but not every run has one.
     """
     run_id = runtime.flow_run.id
 
     def watch() -> None:
         with get_client(sync_client=True) as client:
-            while not lifeline.is_cancelled:
+            while not scope.is_cancelled:
                 with suppress(httpx.HTTPError):  # a server that is away for a while stops nothing
                     state = client.read_flow_run(run_id).state
                     if state and state.type in (StateType.CANCELLING, StateType.CANCELLED):
-                        lifeline.cancel()
+                        scope.cancel()
                 time.sleep(CANCEL_POLL)
 
     threading.Thread(target=copy_context().run, args=(watch,), daemon=True).start()
@@ -139,20 +89,66 @@ def watch_for_cancellation(lifeline: CancelScope) -> None:
 def cancel_overdue_runs(client: SyncPrefectClient) -> None:
     """Cancel this deployment's scheduled runs that are due by now: this run does their work."""
     run = FlowRunContext.get()
-    if (
-        run and run.flow_run and (deployment := run.flow_run.deployment_id)
-    ):  # runtime.deployment.id asks the server
-        due = FlowRunFilter.model_validate(
-            {
-                "deployment_id": {"any_": [str(deployment)]},
-                "state": {"type": {"any_": ["SCHEDULED"]}},
-                "expected_start_time": {"before_": datetime.now(UTC)},
-            }
-        )
-        for missed in client.read_flow_runs(
-            flow_run_filter=due, sort=FlowRunSort.EXPECTED_START_TIME_ASC, limit=200
-        ):
-            if missed.auto_scheduled:
-                client.set_flow_run_state(
-                    missed.id, Cancelled(message=f"missed; done by {runtime.flow_run.name}")
-                )
+    # runtime.deployment.id would ask the server
+    deployment = run.flow_run.deployment_id if run and run.flow_run else None
+    if not deployment:
+        return
+    overdue = FlowRunFilter.model_validate(
+        {
+            "deployment_id": {"any_": [str(deployment)]},
+            "state": {"type": {"any_": ["SCHEDULED"]}},
+            "expected_start_time": {"before_": datetime.now(UTC)},
+        }
+    )
+    oldest_first = FlowRunSort.EXPECTED_START_TIME_ASC
+    for missed in client.read_flow_runs(flow_run_filter=overdue, sort=oldest_first, limit=200):
+        if missed.auto_scheduled:
+            message = f"missed; done by {runtime.flow_run.name}"
+            client.set_flow_run_state(missed.id, Cancelled(message=message))
+
+
+def wait_while_busy(context: RunContext, work: Callable[[], Result]) -> Result:
+    """Do `work`, again and again while it raises BusyError.
+
+    Raises SkippedRunError if the run is not to wait, PipelineError if it has waited long enough,
+    RunCancelledError.
+    """
+    deadline, announced = time.monotonic() + context.wait_seconds, ""
+    while True:
+        try:
+            return work()
+        except BusyError as error:
+            holder = str(error)
+        if current_scope().is_cancelled:
+            raise RunCancelledError("stopped while it waited")
+        if context.when_busy == "skip":
+            raise SkippedRunError(f"{holder} is at work in {context.root}")
+        if time.monotonic() > deadline:
+            waited = f"{context.wait_seconds:g} seconds"
+            raise PipelineError(f"gave up after {waited}: {holder} is still at work")
+        if holder != announced:
+            get_run_logger().info("waiting for %s", holder)
+            announced = holder
+        time.sleep(BUSY_POLL)
+
+
+@contextmanager
+def workspace_lock(context: RunContext) -> Iterator[None]:
+    """Hold the workspace, after waiting for it; the kernel frees the lock when its holder dies."""
+    folder = context.root / ".dvc" / "tmp"
+    folder.mkdir(parents=True, exist_ok=True)
+    lock, note = FileLock(folder / "flow.lock"), folder / "flow.holder"
+
+    def acquire() -> AbstractContextManager[object]:
+        try:
+            return lock.acquire(blocking=False)
+        except Timeout as error:
+            holder = note.read_text(encoding="utf-8") if note.exists() else "another run"
+            raise BusyError(holder) from error
+
+    with wait_while_busy(context, acquire):
+        started = datetime.now().astimezone().isoformat(timespec="seconds")
+        with atomic_write(note) as temporary:
+            holder = f"flow run {runtime.flow_run.name} (process {os.getpid()}, since {started})"
+            temporary.write_text(holder, encoding="utf-8")
+        yield

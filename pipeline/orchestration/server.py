@@ -1,4 +1,4 @@
-"""A Prefect server: the one that answers, or one of our own."""
+"""A Prefect server: the one that answers, or one that lasts as long as it is needed."""
 
 import socket
 import time
@@ -14,7 +14,7 @@ from prefect.logging.handlers import APILogHandler
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from pipeline.errors import PipelineError
-from pipeline.repository.processes import CancelScope, SupervisedProcess, subprocess_environment
+from pipeline.repository.processes import SupervisedProcess, subprocess_environment
 
 DEFAULT_URL = "http://127.0.0.1:4200/api"
 START_TIMEOUT = 180.0  # seconds; the first start creates the server's database
@@ -22,9 +22,11 @@ LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
 @contextmanager
-def server_at(url: str, lifeline: CancelScope) -> Iterator[None]:
-    """Have a Prefect server at `url`: the one that answers, or else, on loopback, one that ends
-    with this process.
+def server_at(url: str) -> Iterator[None]:
+    """Have a Prefect server at `url`: the one that answers, or else, on loopback, a new one.
+
+    The new one ends with the block and with this process. Raises PipelineError if none answers on
+    another machine, or if the new one does not start.
     """
     if is_healthy(url):
         yield
@@ -37,14 +39,12 @@ def server_at(url: str, lifeline: CancelScope) -> Iterator[None]:
         )
     print(f"starting Prefect's server at {url}", flush=True)
     where = ["--host", str(address.hostname), "--port", str(address.port or 4200)]
-    variables = subprocess_environment() | {
-        "PREFECT_SERVER_UI_API_URL": url
-    }  # or its pages would ask another port
-    command = SupervisedProcess(
-        ["prefect", "server", "start", *where], lifeline, Path.cwd(), variables
-    )
+    # its pages ask this address; without it, they would ask another port
+    variables = subprocess_environment() | {"PREFECT_SERVER_UI_API_URL": url}
+    command = ["prefect", "server", "start", *where]
+    process = SupervisedProcess(command, Path.cwd(), variables)
     tail: deque[str] = deque(maxlen=5)
-    reader = Thread(target=lambda: tail.extend(command.lines()), daemon=True)
+    reader = Thread(target=lambda: tail.extend(process.lines()), daemon=True)
     reader.start()
     try:
         deadline = time.monotonic() + START_TIMEOUT
@@ -54,14 +54,15 @@ def server_at(url: str, lifeline: CancelScope) -> Iterator[None]:
             time.sleep(0.2)
         yield
     finally:
-        command.stop()
-        command.wait()
+        process.stop()
+        process.wait()
 
 
 @contextmanager
 def ensure_server() -> Iterator[None]:
-    """Have the Prefect server of PREFECT_API_URL, or one for a single run; Prefect's own would
-    outlive a killed one.
+    """Have the Prefect server of PREFECT_API_URL, or a new one on a free port.
+
+    Prefect's own temporary server would outlive a run that is killed.
     """
     if PREFECT_API_URL.value():
         yield
@@ -69,15 +70,11 @@ def ensure_server() -> Iterator[None]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{probe.getsockname()[1]}/api"
-    with (
-        CancelScope() as lifeline,
-        server_at(url, lifeline),
-        temporary_settings({PREFECT_API_URL: url}),
-    ):
+    with server_at(url), temporary_settings({PREFECT_API_URL: url}):
         try:
             yield
         finally:
-            APILogHandler().flush()  # while there is somebody to send it to
+            APILogHandler().flush()  # while the server is there
 
 
 def is_healthy(url: str) -> bool:

@@ -27,11 +27,10 @@ from pipeline.release.overrides import (
 from pipeline.release.receipts import copy_receipts
 from pipeline.release.versions import METRICS, read_metrics
 from pipeline.repository.dvc_files import LOCK, configure_dvc, read_if_present, read_yaml
-from pipeline.repository.dvc_worker import dvc_in
+from pipeline.repository.dvc_worker import DvcWorkerPool
 from pipeline.repository.git import git
 from pipeline.repository.graph import read_status, upstream
 from pipeline.repository.plan import PlannedStage, plan
-from pipeline.repository.processes import CancelScope
 from pipeline.repository.worktree import share_checkpoints, worktree
 
 HISTORY = "reports/history.csv"
@@ -59,7 +58,6 @@ def run_isolated(
     root: Path,
     commit: str,
     changes: Mapping[str, Any],
-    lifeline: CancelScope,
     stages: list[str] | None = None,
 ) -> Candidate:
     """Bring `stages` of `commit` with what they need (all where none is named) up to date, with
@@ -69,19 +67,20 @@ def run_isolated(
     Raises ParamsError before anything runs where a parameter is not what its stage allows.
     """
     with worktree(root, commit, "retrain") as (tree, scratch):
-        configure_dvc(root, tree, scratch)
+        configure_dvc(tree, scratch, inherit=root)
         share_checkpoints(root, tree, scratch)
         apply_overrides(tree / PARAMS_FILE, changes)
         gate = read_gate(read_yaml(tree / PARAMS_FILE))
         link_data_source(root, tree)
-        with dvc_in(tree) as dvc:
-            dvc.run("checkout", "--quiet", "--allow-missing")
-            view = read_status(dvc)
-            graph = upstream(view.graph, stages or view.graph)
-            validate_params(tree, view.stale.keys() & graph.keys())
-            steps = plan(dvc, graph, view)
-        publish_plan(steps)
-        states = run_tasks(RunContext(tree, lifeline, "wait", 0), graph, steps, force=False)
+        with DvcWorkerPool(tree) as pool:
+            with pool.worker() as dvc:
+                dvc.run("checkout", "--quiet", "--allow-missing")
+                status = read_status(dvc)
+                graph = upstream(status.graph, stages or status.graph)
+                validate_params(tree, status.stale.keys() & graph.keys())
+                steps = plan(dvc, graph, status)
+            publish_plan(steps)
+            states = run_tasks(RunContext(tree, pool, "wait", 0), graph, steps, force=False)
         copy_receipts(root, tree)
         return collect_candidate(tree, commit, changes, steps, states, gate)
 

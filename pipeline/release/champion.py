@@ -27,7 +27,7 @@ from pipeline.release.versions import (
     read_metrics,
 )
 from pipeline.repository.dvc_files import configure_dvc, has_remote
-from pipeline.repository.dvc_worker import DVC
+from pipeline.repository.dvc_worker import DvcWorker
 from pipeline.repository.git import (
     GitError,
     git,
@@ -37,11 +37,7 @@ from pipeline.repository.git import (
     read_file,
     resolve_ref,
 )
-from pipeline.repository.processes import (
-    RunCancelledError,
-    SupervisedProcess,
-    subprocess_environment,
-)
+from pipeline.repository.processes import RunCancelledError, current_scope
 from pipeline.repository.refs import (
     JOURNAL,
     Target,
@@ -88,7 +84,7 @@ def publish_lock(target: Target, say: Callable[[str], object] = print) -> Iterat
         try:
             lock.acquire(timeout=1)
         except Timeout as error:
-            if target.lifeline.is_cancelled:
+            if current_scope().is_cancelled:
                 raise RunCancelledError("stopped while another run published") from error
             if not announced:
                 say("waiting for another run that publishes here")
@@ -177,16 +173,11 @@ def read_evaluation(target: Target, tip: str) -> Evaluation:
 def read_predictions(target: Target, tip: str) -> bytes:
     """From DVC's cache or its remote; empty where neither has them."""
     with worktree(target.root, tip, "champion") as (tree, scratch):
-        configure_dvc(target.root, tree, scratch)
-        for command in ("checkout", "pull"):
-            arguments = [*DVC, command, "--quiet", PREDICTIONS]
-            if (
-                SupervisedProcess(
-                    arguments, target.lifeline, tree, subprocess_environment()
-                ).read()[0]
-                == 0
-            ):
-                break
+        configure_dvc(tree, scratch, inherit=target.root)
+        with DvcWorker(tree) as dvc:
+            for command in ("checkout", "pull"):
+                if dvc.request(command, "--quiet", PREDICTIONS).code == 0:
+                    break
         return (tree / PREDICTIONS).read_bytes() if (tree / PREDICTIONS).is_file() else b""
 
 
@@ -238,18 +229,18 @@ def push_data(target: Target, commit: str) -> None:
     if not has_remote(target.root):
         return
     with worktree(target.root, commit, "publish") as (tree, scratch):
-        configure_dvc(target.root, tree, scratch)
-        code, lines = SupervisedProcess(
-            [*DVC, "push"], target.lifeline, tree, subprocess_environment()
-        ).read()
-    if code:
-        raise_refused(target, "dvc push", lines)
+        configure_dvc(tree, scratch, inherit=target.root)
+        with DvcWorker(tree) as dvc:
+            answer = dvc.request("push")
+    if answer.code:
+        raise_refused("dvc push", answer.errors.splitlines())
 
 
 def move_champion(target: Target, commit: str, tip: str | None) -> None:
     """Move the branch from `tip` to `commit`, with the tags that tell of it, on the remote and
     here.
     """
+    current_scope().raise_if_cancelled()
     updates = {target.ref: commit} | missing_tags(target.root, target.artifact, commit)
     journal = git_common_dir(target.root) / JOURNAL
     with atomic_write(journal) as temporary:

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.files import atomic_write
-from pipeline.repository.dvc_files import LOCK, read_yaml
+from pipeline.repository.dvc_files import LOCK, locked_outputs, read_if_present
 
 RECEIPTS = (
     "receipts"  # written by the train stage: the environment that made a model, under its hash
@@ -33,13 +33,12 @@ def copy_receipts(root: Path, tree: Path) -> None:
     for receipt in (tree / RECEIPTS).glob("*.json"):
         with atomic_write(kept / receipt.name) as temporary:
             temporary.write_bytes(receipt.read_bytes())
-    for stage in read_yaml(tree / LOCK).get("stages", {}).values():
-        for out in stage.get("outs", []):
-            name = f"{out.get('md5')}.json"
-            found = next(
-                (folder / name for folder in (root / RECEIPTS, kept) if (folder / name).is_file()),
-                None,
-            )
-            if found and not (tree / RECEIPTS / name).exists():
-                (tree / RECEIPTS).mkdir(exist_ok=True)
-                (tree / RECEIPTS / name).write_bytes(found.read_bytes())
+    for out in locked_outputs(read_if_present(tree / LOCK)):
+        name = f"{out.md5}.json"
+        found = next(
+            (folder / name for folder in (root / RECEIPTS, kept) if (folder / name).is_file()),
+            None,
+        )
+        if found and not (tree / RECEIPTS / name).exists():
+            (tree / RECEIPTS).mkdir(exist_ok=True)
+            (tree / RECEIPTS / name).write_bytes(found.read_bytes())

@@ -32,7 +32,6 @@ from pipeline.release.gate import Evaluation, Verdict, judge, to_markdown
 from pipeline.release.versions import read_model_name
 from pipeline.repository.dvc_files import LOCK, locked_outputs
 from pipeline.repository.git import read_file, resolve_commit
-from pipeline.repository.processes import CancelScope
 from pipeline.repository.refs import BranchMovedError, Target
 
 PUBLISH_ATTEMPTS = 5  # at publishing, while others move the branch
@@ -58,19 +57,27 @@ def retrain(
         skip_ci: mark the commit so that no continuous integration runs for it
     """
 
-    def work(lifeline: CancelScope) -> State[Any]:
-        root = Path.cwd()
-        commit = resolve_commit(root, rev)
-        target = Target(root, read_model_name(root, commit), branch, remote, lifeline)
-        check_target(target)
-        with publish_lock(target, get_run_logger().info), suppress(BranchMovedError):
-            reconcile(target)  # before hours of training, for what it may find wrong
-        candidate = run_isolated(root, commit, changes or {}, lifeline)
-        if not candidate.state.is_completed():
-            return candidate.state
-        return publish_if_better(target, candidate, skip_ci)
+    return run_as_flow(lambda: retrain_commit(rev, changes or {}, branch, remote, skip_ci))
 
-    return run_as_flow(work)
+
+def retrain_commit(
+    rev: str,
+    changes: dict[str, Any],
+    branch: str,
+    remote: str | None,
+    skip_ci: bool,
+) -> State[Any]:
+    """Make the candidate and publish it if it is better; return the state of the run."""
+    root = Path.cwd()
+    commit = resolve_commit(root, rev)
+    target = Target(root, read_model_name(root, commit), branch, remote)
+    check_target(target)
+    with publish_lock(target, get_run_logger().info), suppress(BranchMovedError):
+        reconcile(target)  # before hours of training, for what it may find wrong
+    candidate = run_isolated(root, commit, changes)
+    if not candidate.state.is_completed():
+        return candidate.state
+    return publish_if_better(target, candidate, skip_ci)
 
 
 def publish_if_better(target: Target, candidate: Candidate, skip_ci: bool = True) -> State[Any]:
@@ -91,7 +98,9 @@ def publish_if_better(target: Target, candidate: Candidate, skip_ci: bool = True
 
 def judge_and_publish(target: Target, candidate: Candidate, skip_ci: bool) -> State[Any]:
     tip = reconcile(target)
-    if tip and locked_outputs(read_file(target.root, tip, LOCK)) == locked_outputs(candidate.lock):
+    if tip and set(locked_outputs(read_file(target.root, tip, LOCK))) == set(
+        locked_outputs(candidate.lock)
+    ):
         return Completed(name="Unchanged", message=f"{target.branch} has this model already")
     ours = Evaluation(candidate.metrics, candidate.predictions)
     verdict = judge(candidate.gate, ours, read_evaluation(target, tip) if tip else None)

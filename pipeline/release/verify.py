@@ -9,7 +9,6 @@ and cache are only read.
 import hashlib
 import json
 import re
-import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -19,10 +18,16 @@ from typing import Any
 from pipeline.errors import PipelineError
 from pipeline.release.overrides import link_data_source
 from pipeline.release.receipts import Environment, read_receipts
-from pipeline.repository.dvc_files import LOCK, isolate, read_yaml
-from pipeline.repository.dvc_worker import DVC
+from pipeline.repository.dvc_files import (
+    LOCK,
+    LockedOutput,
+    configure_dvc,
+    locked_outputs,
+    read_if_present,
+)
+from pipeline.repository.dvc_worker import DvcWorker
 from pipeline.repository.git import resolve_commit
-from pipeline.repository.processes import CancelScope, SupervisedProcess, subprocess_environment
+from pipeline.repository.processes import subprocess_environment
 from pipeline.repository.worktree import worktree
 
 EXIT_CODES = {"same": 0, "different": 1, "unknown": 2}
@@ -88,27 +93,22 @@ def verify(root: Path, rev: str) -> Verification:
     """Raise PipelineError where the commit cannot be run again."""
     commit = resolve_commit(root, rev)
     with worktree(root, commit, "verify") as (tree, temporary):
-        lock = read_yaml(tree / LOCK).get("stages", {})
-        if not lock:
+        locked = locked_outputs(read_if_present(tree / LOCK))
+        if not locked:
             raise VerifyError(
                 f"{rev} holds no dvc.lock to compare with; run dvc repro and commit it"
             )
         damaged = [
-            *find_modified(tree, lock, git_only=True),
-            *find_modified_locally(root, tree, lock),
+            *find_modified(tree, locked, git_only=True),
+            *find_modified_locally(root, tree, locked),
         ]
         receipts = read_receipts(tree)
         local = read_receipts(root)
-        isolate(tree, temporary)
+        configure_dvc(tree, temporary)
         link_data_source(root, tree)
         reproduce_all(tree)
-        found = {
-            out.path: out.locked for out in locked_outputs(read_yaml(tree / LOCK).get("stages", {}))
-        }
-        outs = [
-            OutputComparison(out.stage, out.path, out.locked, found.get(out.path))
-            for out in locked_outputs(lock)
-        ]
+        found = {out.path: out.md5 for out in locked_outputs(read_if_present(tree / LOCK))}
+        outs = [OutputComparison(*out, found.get(out.path)) for out in locked]
         made = read_receipts(tree)
     maker = next(
         (r for out in outs if (r := receipts.get(out.locked) or local.get(out.locked))), None
@@ -120,74 +120,46 @@ def verify(root: Path, rev: str) -> Verification:
     return Verification(commit, outs, damaged, maker, here, convicts)
 
 
-def clean_environment() -> dict[str, str]:
-    """Nothing that points git, DVC or Python elsewhere than at the worktree; a hook's GIT_DIR
-    would.
-    """
-    strangers = ("GIT_", "DVC_", "PYTHONPATH", "PYTHONSAFEPATH")
-    return {
-        name: value
-        for name, value in subprocess_environment().items()
-        if not name.startswith(strangers)
-    }
-
-
 def reproduce_all(tree: Path) -> None:
-    """Run every stage, its output to stderr; raise VerifyError where one fails."""
+    """Run every stage, its output to stderr; raise VerifyError if one fails."""
     lines: list[str] = []
-    with CancelScope() as lifeline:
-        command = SupervisedProcess(
-            [*DVC, "repro", "--force", "--no-run-cache"], lifeline, tree, clean_environment()
-        )
-        try:
-            for line in command.lines():
-                print(line, file=sys.stderr, flush=True)
-                lines.append(line)
-        except BaseException:
-            command.stop()
-            raise
-        finally:
-            code = command.wait()
-    if code:
+
+    def log(line: str) -> None:
+        print(line, file=sys.stderr, flush=True)
+        lines.append(line)
+
+    with DvcWorker(tree, subprocess_environment(clean=True)) as dvc:
+        answer = dvc.request("repro", "--force", "--no-run-cache", log=log)
+    if answer.code:
         stages = re.findall(r"^Running stage '(.+)':", "\n".join(lines), re.MULTILINE)
-        reason = next(
-            (line for line in lines if line.startswith("error: ")), lines[-1] if lines else ""
-        )
-        raise VerifyError(
-            f"the stage {stages[-1] if stages else 'list'} did not run to its end: {reason}"
-        )
+        last = lines[-1] if lines else ""
+        reason = next((line for line in lines if line.startswith("error: ")), last)
+        stage = stages[-1] if stages else "list"
+        raise VerifyError(f"the stage {stage} did not run to its end: {reason}")
 
 
-def locked_outputs(lock: dict[str, Any]) -> list[OutputComparison]:
-    return [
-        OutputComparison(stage, out["path"], out["md5"], None)
-        for stage, entry in lock.items()
-        for out in entry.get("outs", [])
-    ]
-
-
-def find_modified(folder: Path, lock: dict[str, Any], git_only: bool = False) -> Iterator[str]:
+def find_modified(
+    folder: Path, locked: list[LockedOutput], git_only: bool = False
+) -> Iterator[str]:
     """Name each output in `folder` that is there and is not what `lock` says."""
     where = "in the commit" if git_only else "in the workspace"
-    for out in locked_outputs(lock):
+    for out in locked:
         path = folder / out.path
-        if path.exists() and (found := dvc_md5(path)) != out.locked:
-            hashes = f"has md5 {found[:8]}, dvc.lock says {out.locked[:8]}"
+        if path.exists() and (found := dvc_md5(path)) != out.md5:
+            hashes = f"has md5 {found[:8]}, dvc.lock says {out.md5[:8]}"
             yield f"{out.stage}: {out.path} {where} {hashes}"
 
 
-def find_modified_locally(root: Path, tree: Path, lock: dict[str, Any]) -> Iterator[str]:
+def find_modified_locally(root: Path, tree: Path, locked: list[LockedOutput]) -> Iterator[str]:
     """Name what is doctored in the user's workspace, where that is at this commit's dvc.lock, and
     in the cache.
     """
     if (root / LOCK).is_file() and (root / LOCK).read_bytes() == (tree / LOCK).read_bytes():
-        yield from find_modified(root, lock)
-    answer = subprocess.run(
-        [*DVC, "cache", "dir"], cwd=root, env=clean_environment(), capture_output=True, text=True
-    )
-    cache = Path(answer.stdout.strip()) / "files" / "md5"
-    for out in locked_outputs(lock):
-        for md5 in [out.locked, *folder_entries(cache, out.locked)]:
+        yield from find_modified(root, locked)
+    with DvcWorker(root, subprocess_environment(clean=True)) as dvc:
+        cache = Path(dvc.run("cache", "dir").strip()) / "files" / "md5"
+    for out in locked:
+        for md5 in [out.md5, *folder_entries(cache, out.md5)]:
             path = cache / md5[:2] / md5[2:]
             if path.is_file() and dvc_md5(path) != md5.removesuffix(".dir"):
                 name = f"its name {md5[:8]} says ({path})"

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from ruamel.yaml import YAML
@@ -23,7 +23,7 @@ class StageSettings(BaseModel):
 
 
 def read_declaration(root: Path, stage: str) -> dict[str, Any]:
-    """The stage as dvc.yaml has it."""
+    """Return the stage as dvc.yaml declares it."""
     declared: dict[str, Any] = (
         read_yaml(root / "dvc.yaml").get("stages", {}).get(stage.partition("@")[0], {})
     )
@@ -59,48 +59,72 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 
 def read_if_present(path: Path) -> bytes:
-    """The file's content, of which there is none where the graph makes no such file."""
+    """Return the file's content; empty if there is no such file."""
     return path.read_bytes() if path.is_file() else b""
 
 
-def locked_outputs(lock: str | bytes) -> dict[str, str]:
-    """Every output that a dvc.lock names, and its hash."""
+class LockedOutput(NamedTuple):
+    """An output as dvc.lock has it."""
+
+    stage: str
+    path: str
+    md5: str
+
+
+def locked_outputs(lock: str | bytes) -> list[LockedOutput]:
+    """Return every output that the content of a dvc.lock names."""
     stages = (YAML(typ="safe").load(lock) or {}).get("stages", {}) if lock else {}
-    return {out["path"]: out["md5"] for stage in stages.values() for out in stage.get("outs", [])}
+    return [
+        LockedOutput(stage, out["path"], out.get("md5", ""))
+        for stage, entry in stages.items()
+        for out in entry.get("outs", [])
+    ]
 
 
-def configure_dvc(root: Path, tree: Path, scratch: Path) -> None:
-    """Let DVC work in `tree` as in `root`, with its cache and remotes, and keep its notes in
-    `scratch`.
+def configure_dvc(
+    tree: Path,
+    scratch: Path,
+    *,
+    inherit: Path | None = None,
+    cache: Path | None = None,
+    scm: bool = True,
+) -> None:
+    """Write .dvc/config.local of a temporary workspace.
+
+    Args:
+        tree: the workspace
+        scratch: where DVC keeps its notes, and its cache if nothing else is said
+        inherit: a checkout whose cache and remotes are used
+        cache: a folder whose objects are linked, never written
+        scm: whether the workspace is a Git checkout
     """
-    from dvc.config import Config, merge  # only now: verify does without
+    core: dict[str, Any] = {"analytics": False, "site_cache_dir": str(scratch / "site")}
+    if inherit:
+        from dvc.config import Config, merge  # takes longer than most of what needs no remotes
 
-    (tree / ".dvc" / "config.local").touch(mode=0o600)  # it may hold passwords
-    with Config(str(tree / ".dvc")).edit("local") as local:
-        merge(local, Config(str(root / ".dvc")).read())  # which has made relative paths absolute
-        # staging, in an index that goes with the worktree, spares the log DVC's advice to stage
-        local["core"] |= {
-            "autostage": True,
-            "analytics": False,
-            "site_cache_dir": str(scratch / "site"),
-        }
-        local["cache"].setdefault("dir", str(root / ".dvc" / "cache"))
-        local["cache"]["type"] = (
-            "reflink,hardlink,copy"  # DVC never writes into a link, it replaces it
-        )
+        (tree / ".dvc" / "config.local").touch(mode=0o600)  # it may hold passwords
+        with Config(str(tree / ".dvc")).edit("local") as local:
+            merge(local, Config(str(inherit / ".dvc")).read())  # with absolute paths
+            # Staging, in an index that goes with the worktree, spares DVC's advice to stage.
+            local["core"] |= core | {"autostage": True}
+            local["cache"].setdefault("dir", str(inherit / ".dvc" / "cache"))
+            # DVC never writes into a link, it replaces it.
+            local["cache"]["type"] = "reflink,hardlink,copy"
+        return
+    core |= {"autostage": False, "no_scm": not scm}
+    links = {"type": "symlink"} if cache else {}
+    sections = {"core": core, "cache": {"dir": str(cache or scratch / "cache"), **links}}
+    lines = [
+        line
+        for section, values in sections.items()
+        for line in (f"[{section}]", *(f"{name} = '{value}'" for name, value in values.items()))
+    ]
+    (tree / ".dvc").mkdir(exist_ok=True)
+    (tree / ".dvc" / "config.local").write_text("\n".join([*lines, ""]), encoding="utf-8")
 
 
 def has_remote(root: Path) -> bool:
-    """Whether DVC has a place to push to."""
+    """Whether DVC has a default remote, to push to and to fetch from."""
     from dvc.config import Config
 
     return "remote" in Config(str(root / ".dvc")).read()["core"]
-
-
-def isolate(tree: Path, temporary: Path) -> None:
-    (tree / ".dvc").mkdir(exist_ok=True)
-    (tree / ".dvc" / "config.local").write_text(
-        f"[core]\nautostage = false\nanalytics = false\nsite_cache_dir = '{temporary / 'site'}'\n"
-        f"[cache]\ndir = '{temporary / 'cache'}'\n",
-        encoding="utf-8",
-    )

@@ -1,4 +1,4 @@
-"""Git's command line, in a subprocess, without the hooks of whoever's repository it is."""
+"""Git's command line in a subprocess, without the repository's hooks."""
 
 import subprocess
 import tempfile
@@ -9,12 +9,9 @@ from pipeline.errors import PipelineError
 from pipeline.repository.processes import subprocess_environment
 
 OPTIONS = (
-    *("-c", "core.hooksPath=/dev/null"),  # DVC's would check its files out
-    *("-c", "gc.auto=0", "-c", "maintenance.auto=false"),  # which would go on when this has ended
-    *(
-        "-c",
-        "core.filesRefLockTimeout=2000",
-    ),  # milliseconds; somebody else's Git is soon done with a ref
+    *("-c", "core.hooksPath=/dev/null"),  # DVC's hooks would check its files out
+    *("-c", "gc.auto=0", "-c", "maintenance.auto=false"),  # they would go on after the command
+    *("-c", "core.filesRefLockTimeout=2000"),  # milliseconds, for another Git to release a ref
 )
 
 
@@ -23,9 +20,12 @@ class GitError(PipelineError):
 
 
 def git(
-    root: Path, *arguments: str, content: bytes = b"", variables: Mapping[str, str] | None = None
+    root: Path,
+    *arguments: str,
+    content: bytes = b"",
+    variables: Mapping[str, str] | None = None,
 ) -> str:
-    """What `git ARGUMENTS` prints in `root`, given `content` on its standard input."""
+    """Return what `git ARGUMENTS` prints in `root`, given `content` on its standard input."""
     result = subprocess.run(
         ["git", *OPTIONS, *arguments],
         cwd=root,
@@ -40,7 +40,7 @@ def git(
 
 
 def resolve_commit(root: Path, rev: str) -> str:
-    """The full hash of the commit that `rev` names."""
+    """Return the full hash of the commit that `rev` names."""
     try:
         return git(
             root, "rev-parse", "--verify", "--quiet", "--end-of-options", f"{rev}^{{commit}}"
@@ -50,14 +50,12 @@ def resolve_commit(root: Path, rev: str) -> str:
 
 
 def git_common_dir(root: Path) -> Path:
-    """Git's own folder, which all worktrees of a repository share."""
+    """Return Git's own folder, which all worktrees of a repository share."""
     return (root / git(root, "rev-parse", "--git-common-dir")).resolve()
 
 
 def read_file(root: Path, commit: str, path: str) -> str:
-    """The file's text in the commit, empty where it has no such file; `path` is relative to
-    `root`.
-    """
+    """Return a file's text in a commit, empty if it has no such file; `path` starts at `root`."""
     try:
         return git(root, "cat-file", "blob", f"{commit}:./{path}")
     except GitError:
@@ -65,19 +63,23 @@ def read_file(root: Path, commit: str, path: str) -> str:
 
 
 def resolve_ref(root: Path, ref: str) -> str | None:
+    """Return the hash that a full ref name points to, if it exists."""
     return git(root, "for-each-ref", "--format=%(objectname)", ref) or None
 
 
 def is_ancestor(root: Path, one: str, other: str) -> bool:
+    """Whether `other` holds the commit `one`."""
     return git(root, "rev-list", "--max-count=1", one, f"^{other}") == ""
 
 
 def make_commit(
-    root: Path, source: str, files: Mapping[str, bytes], parent: str, message: str
+    root: Path,
+    source: str,
+    files: Mapping[str, bytes],
+    parent: str,
+    message: str,
 ) -> str:
-    """A commit of `source`'s tree with `files` in it, which no ref knows yet; nobody's index is
-    touched.
-    """
+    """Make a commit of `source`'s tree with `files` in it; no ref and no index changes."""
     prefix = git(root, "rev-parse", "--show-prefix")
     with tempfile.TemporaryDirectory(prefix="publish-") as name:
         index = {"GIT_INDEX_FILE": str(Path(name) / "index")}
@@ -105,7 +107,7 @@ def make_commit(
 
 
 def committer_identity(root: Path) -> dict[str, str]:
-    """Who commits: whoever Git knows here, or else this pipeline."""
+    """Return the variables that name the committer, if Git's settings name nobody."""
     try:
         git(root, "var", "GIT_COMMITTER_IDENT"), git(root, "var", "GIT_AUTHOR_IDENT")
         return {}

@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from graphlib import TopologicalSorter
 from pathlib import Path
@@ -11,7 +11,7 @@ from typing import Any
 from pipeline.errors import PipelineError
 from pipeline.repository.dvc_worker import DvcWorker
 
-Graph = dict[str, set[str]]  # each stage, after those it depends on, with them
+Graph = dict[str, set[str]]  # each stage with those it depends on, which come before it
 
 
 @dataclass(frozen=True)
@@ -19,12 +19,12 @@ class WorkspaceStatus:
     """What DVC says of a workspace as it is now."""
 
     graph: Graph
-    stale: dict[str, list[Any]]  # of each such stage, what changed
-    cache: Path
+    stale: dict[str, list[Any]]  # what changed for each stage that is stale
+    cache: Path  # DVC's folder of objects
 
 
 def read_status(dvc: DvcWorker) -> WorkspaceStatus:
-    """Raise PipelineError where there is no graph, or DVC refuses it."""
+    """Ask for the graph and for what is stale; raise PipelineError if DVC refuses the graph."""
     if not (dvc.root / "dvc.yaml").is_file():
         raise PipelineError(f"{dvc.root} holds no dvc.yaml; run from the folder that does")
     graph, stale = parse_dot(dvc.run("dag", "--dot")), json.loads(dvc.run("status", "--json"))
@@ -32,6 +32,7 @@ def read_status(dvc: DvcWorker) -> WorkspaceStatus:
 
 
 def parse_dot(dot: str) -> Graph:
+    """Read what `dvc dag --dot` prints, in topological order."""
     before: Graph = {}
     for stage, after in re.findall(r'^"(.+?)"(?: -> "(.+?)")?;$', dot, re.MULTILINE):
         before.setdefault(stage, set())
@@ -41,9 +42,7 @@ def parse_dot(dot: str) -> Graph:
 
 
 def upstream(graph: Graph, targets: Iterable[str]) -> Graph:
-    """Return the part of `graph` that makes `targets`; raise PipelineError where it has no such
-    stage.
-    """
+    """Return `targets` with all that they need; raise PipelineError for an unknown stage."""
     wanted = set(targets)
     if unknown := sorted(wanted - graph.keys()):
         raise PipelineError(
@@ -53,18 +52,3 @@ def upstream(graph: Graph, targets: Iterable[str]) -> Graph:
         if stage in wanted:
             wanted |= graph[stage]
     return {stage: before for stage, before in graph.items() if stage in wanted}
-
-
-def chain_up(graph: Graph, stages: Collection[str]) -> list[list[str]]:
-    """Split `stages` into rows: each but the first of a row needs the one before it, and none of
-    another row.
-    """
-    rows: list[list[str]] = []
-    for stage in filter(stages.__contains__, graph):
-        needed = graph[stage].intersection(stages)
-        row = next((row for row in rows if row[-1] in needed and needed.issubset(row)), None)
-        if row:
-            row.append(stage)
-        else:
-            rows.append([stage])
-    return rows

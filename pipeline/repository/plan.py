@@ -9,7 +9,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from pipeline.repository.dvc_files import LOCK, flatten, read_yaml
+from pipeline.repository.dvc_files import LOCK, configure_dvc, flatten, read_yaml
 from pipeline.repository.dvc_worker import DvcWorker, Outcome, command_error, parse_outcomes
 from pipeline.repository.graph import Graph, WorkspaceStatus
 from pipeline.repository.processes import subprocess_environment
@@ -24,79 +24,74 @@ class Action(StrEnum):
 
 @dataclass(frozen=True)
 class PlannedStage:
-    stage: str
+    """What `dvc repro` would do to a stage, and why."""
+
+    name: str
     action: Action
     reasons: tuple[str, ...]
 
 
-def plan(dvc: DvcWorker, graph: Graph, view: WorkspaceStatus) -> list[PlannedStage]:
-    """Say of every stage of `graph` what `dvc repro` would do, and why; nothing runs and nothing
-    changes.
-    """
-    root, stale = dvc.root, view.stale
-    if not stale:
+def plan(dvc: DvcWorker, graph: Graph, status: WorkspaceStatus) -> list[PlannedStage]:
+    """Say what `dvc repro` would do to each stage of `graph`, and why; nothing changes."""
+    if not status.stale:
         return [PlannedStage(stage, Action.SKIP, ("unchanged",)) for stage in graph]
-    locked = read_yaml(root / LOCK).get("stages", {})
-    said, relocked = dry_run(dvc, view.cache)
-    steps: dict[str, PlannedStage] = {}
-    for stage, before in graph.items():
-        reasons = describe_changes(root, stale.get(stage, []), locked.get(stage))
+    locked = read_yaml(dvc.root / LOCK).get("stages", {})
+    outcomes, relocked = dry_run(dvc, status.cache)
+    planned: dict[str, PlannedStage] = {}
+    for stage, needed in graph.items():
+        changes = status.stale.get(stage, [])
+        reasons = describe_changes(dvc.root, changes, locked.get(stage))
         acting = [
-            name for name in steps if name in before and steps[name].action is not Action.SKIP
+            name for name in planned if name in needed and planned[name].action is not Action.SKIP
         ]
-        if said.get(stage) is Outcome.RAN:
+        if outcomes.get(stage) is Outcome.RAN:
             action = Action.RUN
-        elif stage in said:
-            is_touched = relocked.get(stage) != locked.get(stage) or has_changed_outs(
-                stale.get(stage, [])
-            )
+        elif stage in outcomes:
+            is_touched = relocked.get(stage) != locked.get(stage) or has_changed_outs(changes)
             action = Action.RESTORE if is_touched else Action.SKIP
         else:
             action = Action.FOLLOW if acting else Action.RUN
-        if action is not Action.SKIP:
-            reasons += [f"follows {', '.join(acting)}"] * bool(acting)
-        steps[stage] = PlannedStage(stage, action, tuple(reasons) or ("unchanged",))
-    return list(steps.values())
+        if acting and action is not Action.SKIP:
+            reasons.append(f"follows {', '.join(acting)}")
+        planned[stage] = PlannedStage(stage, action, tuple(reasons) or ("unchanged",))
+    return list(planned.values())
 
 
 def dry_run(dvc: DvcWorker, cache: Path) -> tuple[dict[str, Outcome], dict[str, Any]]:
-    """Let DVC reproduce a copy of the workspace in which every command fails; return what it said
-    and its lock.
+    """Let DVC reproduce a copy of the workspace in which every command fails.
 
-    What comes from the run cache does, as links, so that the stages after it are decided too. A dry
-    run can't tell: it compares with dvc.lock alone.
+    Returns what DVC said of each stage, and the stages of the copy's dvc.lock. What the run cache
+    has is restored there, as links, so that the stages after it are decided too. `dvc repro --dry`
+    cannot tell: it compares with dvc.lock alone.
     """
-    root, command = (
-        dvc.root,
-        ("git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"),
-    )
+    with tempfile.TemporaryDirectory(prefix="plan-") as name:
+        copy = Path(name)
+        for path in list_files(dvc.root):
+            (copy / path).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(dvc.root / path, copy / path)
+        configure_dvc(copy, copy, cache=cache, scm=False)
+        failing = {"SHELL": shutil.which("false") or "/bin/false"}
+        answer = dvc.request("--cd", name, "repro", "--keep-going", environment=failing)
+        return dict(parse_outcomes(answer.output)), read_yaml(copy / LOCK).get("stages", {})
+
+
+def list_files(root: Path) -> list[str]:
+    """Return the files that Git tracks or would track."""
+    command = ("git", "ls-files", "-z", "--cached", "--others", "--exclude-standard")
     listed = subprocess.run(
         command, cwd=root, env=subprocess_environment(), capture_output=True, text=True
     )
     if listed.returncode:
         raise command_error(command, listed.stderr)
-    with tempfile.TemporaryDirectory(prefix="plan-") as name:
-        copy = Path(name)
-        for path in filter(
-            lambda path: path and (root / path).is_file(), listed.stdout.split("\0")
-        ):
-            (copy / path).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(root / path, copy / path)
-        (copy / ".dvc" / "config.local").write_text(
-            f"[core]\nno_scm = true\nautostage = false\nsite_cache_dir = '{copy / 'site'}'\n"
-            f"[cache]\ndir = '{cache}'\ntype = symlink\n",
-            encoding="utf-8",
-        )
-        _, said, _ = dvc.request("--cd", name, "repro", "--keep-going")
-        return dict(parse_outcomes(said)), read_yaml(copy / LOCK).get("stages", {})
+    return [path for path in listed.stdout.split("\0") if path and (root / path).is_file()]
 
 
 def describe_changes(
-    root: Path, changes: Iterable[Any], locked: Mapping[str, Any] | None
+    root: Path,
+    changes: Iterable[Any],
+    locked: Mapping[str, Any] | None,
 ) -> list[str]:
-    """Put DVC's status of one stage into words, parameters with their values in dvc.lock
-    and now.
-    """
+    """Put DVC's status of one stage into words; a parameter with its values in dvc.lock and now."""
     if locked is None:
         return ["not in dvc.lock yet"]
     reasons: list[str] = []
@@ -107,16 +102,14 @@ def describe_changes(
         for path, how in (item for files in change.values() for item in files.items()):
             if isinstance(how, str):
                 reasons.append(f"{path} {how}")
-            else:
-                old, new = (
-                    flatten(locked.get("params", {}).get(path, {})),
-                    flatten(read_yaml(root / path)),
-                )
-                reasons += [
-                    f"{path} {name} {old.get(name, 'unset')} → {new.get(name, 'unset')}"
-                    for name in sorted(old.keys() | new.keys())
-                    if covers(how, name) and old.get(name) != new.get(name)
-                ]
+                continue
+            old = flatten(locked.get("params", {}).get(path, {}))
+            new = flatten(read_yaml(root / path))
+            reasons += [
+                f"{path} {name} {old.get(name, 'unset')} → {new.get(name, 'unset')}"
+                for name in sorted(old.keys() | new.keys())
+                if is_covered(name, by=how) and old.get(name) != new.get(name)
+            ]
     return reasons
 
 
@@ -124,5 +117,6 @@ def has_changed_outs(changes: Iterable[Any]) -> bool:
     return any("changed outs" in change for change in changes)
 
 
-def covers(changed: Iterable[str], name: str) -> bool:
-    return any(name == key or name.startswith(f"{key}.") for key in changed)
+def is_covered(name: str, *, by: Iterable[str]) -> bool:
+    """Whether a parameter is one of these, or in a section that is."""
+    return any(name == key or name.startswith(f"{key}.") for key in by)

@@ -9,9 +9,9 @@ from pathlib import Path
 from pipeline.errors import PipelineError
 from pipeline.repository.git import OPTIONS, GitError, git, git_common_dir, resolve_ref
 from pipeline.repository.processes import (
-    CancelScope,
     RunCancelledError,
-    SupervisedProcess,
+    current_scope,
+    run_supervised,
     subprocess_environment,
 )
 
@@ -30,7 +30,6 @@ class Target:
     artifact: str
     branch: str
     remote: str | None  # of Git, by name or address
-    lifeline: CancelScope
 
     @property
     def ref(self) -> str:
@@ -38,8 +37,10 @@ class Target:
 
 
 def remove_stale_ref_locks(root: Path) -> None:
-    """Remove the locks of a killed Git: those on the refs that a dead run was to move, to where it
-    was to move them.
+    """Remove the locks that a killed Git has left on the refs of a dead run.
+
+    The journal names those refs and their new values; a lock with another content is somebody
+    else's and stays.
     """
     journal = git_common_dir(root) / JOURNAL
     if not journal.is_file():
@@ -54,7 +55,7 @@ def remove_stale_ref_locks(root: Path) -> None:
 
 
 def find_local_remote(root: Path, remote: str | None) -> list[Path]:
-    """Git's folder of the remote, where that is a folder of this machine."""
+    """Return Git's folder of the remote, if it is one of this machine."""
     if not remote:
         return []
     url = git(root, "ls-remote", "--get-url", remote).removeprefix("file://")
@@ -63,21 +64,18 @@ def find_local_remote(root: Path, remote: str | None) -> list[Path]:
 
 
 def update_refs(target: Target, updates: Mapping[str, str], tip: str | None = None) -> None:
-    """Set refs, all or none: the branch if it still is at `tip`, a tag if it is not there yet;
-    raise RaceLostError.
+    """Set refs here, all or none.
+
+    The branch must still be at `tip`, and a tag must not exist yet. Raises BranchMovedError.
     """
     if not updates:
         return
     old = {target.ref: tip} if tip else {}
-    # zeros, as many as a hash has digits: the ref must not be there yet
+    # Zeros, as many as a hash has digits, say that the ref must not exist yet.
     lines = [f"update {ref} {new} {old.get(ref, '0' * len(new))}" for ref, new in updates.items()]
+    content = "\n".join(["start", *lines, "commit", ""]).encode()
     try:
-        git(
-            target.root,
-            "update-ref",
-            "--stdin",
-            content="\n".join(["start", *lines, "commit", ""]).encode(),
-        )
+        git(target.root, "update-ref", "--stdin", content=content)
     except GitError as error:
         if target.ref in updates and resolve_ref(target.root, target.ref) != tip:
             raise BranchMovedError(f"{target.branch} was moved by somebody else") from error
@@ -85,7 +83,7 @@ def update_refs(target: Target, updates: Mapping[str, str], tip: str | None = No
 
 
 def push_refs(target: Target, updates: Mapping[str, str], tip: str | None) -> None:
-    """The same on the remote; raise RaceLostError where its branch is no longer at `tip`."""
+    """Set refs on the remote, all or none; raise BranchMovedError if its branch left `tip`."""
     if not updates:
         return
     assert target.remote
@@ -104,21 +102,23 @@ def push_refs(target: Target, updates: Mapping[str, str], tip: str | None) -> No
 
 
 def run_remote_git(target: Target, *arguments: str) -> list[str]:
-    """Run a git command that may wait for another machine, and that ends with this process; return
-    its lines.
+    """Run a git command that may wait for another machine; return its lines.
+
+    It ends with the current scope.
     """
     variables = subprocess_environment() | {"GIT_TERMINAL_PROMPT": "0"}
-    code, lines = SupervisedProcess(
-        ["git", *OPTIONS, *arguments], target.lifeline, target.root, variables
-    ).read()
+    code, lines = run_supervised(["git", *OPTIONS, *arguments], target.root, variables)
     if code:
-        raise_refused(target, f"git {arguments[0]} {target.remote}", lines)
+        raise_refused(f"git {arguments[0]} {target.remote}", lines)
     return lines
 
 
-def raise_refused(target: Target, what: str, lines: list[str]) -> None:
-    """Raise, with what matters of a failed command's output in one line."""
-    if target.lifeline.is_cancelled:
+def raise_refused(what: str, lines: list[str]) -> None:
+    """Raise GitError with what matters of a failed command's output in one line.
+
+    Raises RunCancelledError if the command failed because the scope was cancelled.
+    """
+    if current_scope().is_cancelled:
         raise RunCancelledError(f"{what} was stopped")
     telling = [
         line.strip()

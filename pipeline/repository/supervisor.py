@@ -1,8 +1,10 @@
 """The small program between a process and a command that it starts.
 
-It waits for the command, and for the end of its own standard input, the lifeline that only the
-starter holds open. Whatever ends the starter, SIGKILL included, cuts it. Then it ends every process
-of its group.
+Usage: supervisor.py PIPE GRACE COMMAND…. PIPE is the number of an open file that ends when the
+command is to end. The program waits for the command, for the end of that file and for SIGTERM.
+Then it asks every process of its group to end, and kills them after GRACE seconds.
+
+It is run by its path and imports nothing of the package.
 """
 
 import os
@@ -17,21 +19,20 @@ from contextlib import suppress
 import psutil
 
 
-def supervise(command: Sequence[str], grace: float) -> int:
-    """Run `command` until it ends, the lifeline is cut or SIGTERM comes; then end all of this
-    process group.
-    """
+def supervise(command: Sequence[str], pipe: int, grace: float) -> int:
+    """Run `command` with this program's input; return its exit code, 128 + N for signal N."""
     wake = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: wake.set())
-    child = subprocess.Popen(command, stdin=subprocess.DEVNULL)
-    for ended in (child.wait, lambda: os.read(sys.stdin.fileno(), 1)):
+    child = subprocess.Popen(command)
+    for ended in (child.wait, lambda: os.read(pipe, 1)):
         threading.Thread(target=call_then, args=(ended, wake.set), daemon=True).start()
     wake.wait()
     if child.poll() is None:
         for process in group_members():
             # DVC leaves SIGINT to its stage while one runs, and otherwise cleans up and ends;
-            # SIGTERM it does neither
-            send_signal(process, signal.SIGINT if process.pid == child.pid else signal.SIGTERM)
+            # at SIGTERM it does neither
+            is_child = process.pid == child.pid
+            send_signal(process, signal.SIGINT if is_child else signal.SIGTERM)
         deadline = time.monotonic() + grace
         while child.poll() is None and time.monotonic() < deadline:
             time.sleep(0.02)
@@ -47,10 +48,12 @@ def call_then(first: Callable[[], object], second: Callable[[], object]) -> None
 
 
 def group_members() -> list[psutil.Process]:
+    """Return the other processes of this program's group."""
+    own = os.getpid()
     return [
         process
         for process in psutil.process_iter()
-        if is_in_group(process.pid) and process.pid != os.getpid()
+        if process.pid != own and is_in_group(process.pid)
     ]
 
 
@@ -67,4 +70,4 @@ def send_signal(process: psutil.Process, number: signal.Signals) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(supervise(sys.argv[2:], float(sys.argv[1])))
+    sys.exit(supervise(sys.argv[3:], pipe=int(sys.argv[1]), grace=float(sys.argv[2])))

@@ -1,9 +1,8 @@
-"""A temporary Git worktree of a commit: whatever happens there, the person's checkout and index
-stay as they are.
+"""A temporary Git worktree of a commit. The person's checkout and index stay as they are.
 
 It lies in .dvc/tmp/worktrees, on the same disk as the checkout, so that DVC can link files instead
-of copying them. The kernel frees its lock file with the process that holds it: what no living run
-holds is removed by the next.
+of copying them. Each has a lock file, which the kernel frees when its process ends. The next run
+removes the worktrees that nobody holds.
 """
 
 import secrets
@@ -18,27 +17,20 @@ from pipeline.repository.git import git, git_common_dir
 
 FOLDER = Path(".dvc/tmp/worktrees")
 CHECKPOINTS = Path(".checkpoints")
-
-
-SHARED, FOUND = (
-    "checkpoints",
-    "checkpoints-found",
-)  # next to a worktree: its own, and the names of those it was given
+SHARED = "checkpoints"  # in a worktree's scratch folder: its own checkpoints
+FOUND = "checkpoints-found"  # and the names of those that it was given
 
 
 @contextmanager
 def worktree(root: Path, commit: str, purpose: str) -> Iterator[tuple[Path, Path]]:
-    """Yield the pipeline's folder in a worktree of `commit`, and the temporary folder around it;
-    remove both.
-    """
+    """Yield the pipeline's folder in a worktree of `commit`, and a scratch folder around it."""
     prefix = git(root, "rev-parse", "--show-prefix")
     folder = (root / FOLDER).resolve()
     folder.mkdir(parents=True, exist_ok=True)
     name = f"{purpose}-{secrets.token_hex(4)}"
     lock = FileLock(folder / f"{name}.lock")
-    with FileLock(
-        folder / "lock"
-    ):  # nobody prunes between the making of a lock file and its locking
+    # Nobody removes abandoned worktrees between the making of a lock file and its locking.
+    with FileLock(folder / "lock"):
         remove_abandoned(root)
         lock.acquire()
     try:
@@ -62,9 +54,7 @@ def remove_abandoned(root: Path) -> None:
 
 
 def remove(root: Path, folder: Path, name: str) -> None:
-    """Do what `git worktree remove` does, also where a kill left only half of it; checkpoints are
-    kept.
-    """
+    """Remove a worktree, or the half of one that a kill has left; keep its checkpoints."""
     keep_checkpoints(folder / name, root / CHECKPOINTS)
     shutil.rmtree(folder / name, ignore_errors=True)
     shutil.rmtree(git_common_dir(root) / "worktrees" / name, ignore_errors=True)
@@ -72,9 +62,7 @@ def remove(root: Path, folder: Path, name: str) -> None:
 
 
 def share_checkpoints(root: Path, tree: Path, scratch: Path) -> None:
-    """Let a training find what a killed one left, in a folder of its own: two trainings of the same
-    may run at once.
-    """
+    """Give the worktree copies of all checkpoints: two equal trainings may run at once."""
     (scratch / SHARED).mkdir()
     (scratch / FOUND).mkdir()
     for checkpoint in (root / CHECKPOINTS).glob("*.safetensors"):
@@ -85,8 +73,10 @@ def share_checkpoints(root: Path, tree: Path, scratch: Path) -> None:
 
 
 def keep_checkpoints(scratch: Path, kept: Path) -> None:
-    """Move what an unfinished training left to where the next one looks; a finished one needs what
-    it found no more.
+    """Move the checkpoints of an unfinished training to `kept`, where the next one looks.
+
+    A checkpoint that the worktree was given and that is gone belongs to a finished training, so it
+    goes from `kept` too.
     """
     for found in (scratch / FOUND).glob("*.safetensors"):
         if not (scratch / SHARED / found.name).exists():

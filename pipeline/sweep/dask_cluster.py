@@ -19,7 +19,8 @@ from prefect.states import Crashed
 from prefect.task_runners import TaskRunner
 
 from pipeline.errors import PipelineError
-from pipeline.repository.dvc_worker import ask
+from pipeline.repository.dvc_files import has_remote
+from pipeline.repository.dvc_worker import DvcWorker
 from pipeline.repository.git import GitError, git
 
 REMOTE = "origin"
@@ -46,7 +47,7 @@ def find_clone_source(root: Path, commit: str) -> CloneSource:
         raise PipelineError(
             f"the commit {commit[:7]} is not on {REMOTE}, from which workers clone; git push it"
         )
-    if not ask(root, "remote", "list").strip():
+    if not has_remote(root):
         raise PipelineError(
             "workers get data from the DVC remote, and there is none; dvc remote add -d and dvc"
             " push"
@@ -94,9 +95,11 @@ def worker_clone(source: CloneSource, commit: str) -> Iterator[Path]:
             git(clone.parent, "clone", "--quiet", "--no-checkout", "--", source.url, str(partial))
             git(partial, "checkout", "--quiet", "--detach", commit)
             partial.rename(clone)
-        ask(root, "fetch", "--run-cache", "--quiet")
+        with DvcWorker(root) as dvc:
+            dvc.run("fetch", "--run-cache", "--quiet")
     yield root
-    ask(root, "push", "--run-cache", "--quiet")
+    with DvcWorker(root) as dvc:
+        dvc.run("push", "--run-cache", "--quiet")
 
 
 def mark_orphans_crashed(parent: UUID | str, name: str) -> None:

@@ -39,9 +39,9 @@ from pipeline.orchestration.lifecycle import run_as_flow, watch_for_cancellation
 from pipeline.release.candidate import run_isolated
 from pipeline.release.overrides import PARAMS_FILE, apply_overrides, parse_overrides
 from pipeline.release.retrain import retrain
-from pipeline.repository.dvc_worker import ask
+from pipeline.repository.dvc_worker import DvcWorker
 from pipeline.repository.git import git
-from pipeline.repository.processes import CancelScope, RunCancelledError
+from pipeline.repository.processes import CancelScope, current_scope
 from pipeline.sweep.dask_cluster import CloneSource, mark_orphans_crashed, worker_clone
 from pipeline.sweep.parallel_coordinates import draw_parallel_coordinates, to_svg
 
@@ -139,38 +139,41 @@ def sweep(
         remote: of Git, to which that is pushed
         source: what the task runner's workers clone; None where they work next to this folder
     """
-
-    def work(lifeline: CancelScope) -> State[Any]:
-        root, combinations = Path.cwd(), expand_grid(settings)
-        check_parameter_names(root, commit, combinations[0])
-        attempts = run_trials(TrialLocation(root, commit, source), combinations, lifeline)
-        best = publish_table(attempts, root / FOLDER / sweep_id(commit, settings))
-        if best is None:
-            return Failed(
-                message=f"all {len(attempts)} combinations failed; the first: {attempts[0].message}"
-            )
-        done = sum(attempt.has_result for attempt in attempts)
-        tried = f"{done} of {len(attempts)} combinations; the best: {best.line}"
-        if branch is None:
-            return Completed(message=tried)
-        if source:
-            ask(root, "fetch", "--run-cache", "--quiet")  # what the workers have made
-        published = retrain(commit, best.changes, branch, remote, return_state=True)
-        return State(
-            type=published.type, name=published.name, message=f"{tried}; {published.message}"
-        )
-
-    return run_as_flow(work)
+    return run_as_flow(lambda: sweep_and_publish(commit, settings, branch, remote, source))
 
 
-def run_trials(
-    place: TrialLocation, combinations: list[Changes], lifeline: CancelScope
-) -> list[Trial]:
+def sweep_and_publish(
+    commit: str,
+    settings: list[str],
+    branch: str | None,
+    remote: str | None,
+    source: CloneSource | None,
+) -> State[Any]:
+    """Run the trials, publish their table and, with a branch, the best; return the run's state."""
+    root, combinations = Path.cwd(), expand_grid(settings)
+    check_parameter_names(root, commit, combinations[0])
+    attempts = run_trials(TrialLocation(root, commit, source), combinations)
+    best = publish_table(attempts, root / FOLDER / sweep_id(commit, settings))
+    if best is None:
+        first = attempts[0].message
+        return Failed(message=f"all {len(attempts)} combinations failed; the first: {first}")
+    done = sum(attempt.has_result for attempt in attempts)
+    tried = f"{done} of {len(attempts)} combinations; the best: {best.line}"
+    if branch is None:
+        return Completed(message=tried)
+    if source:
+        with DvcWorker(root) as dvc:
+            dvc.run("fetch", "--run-cache", "--quiet")  # what the workers have made
+    published = retrain(commit, best.changes, branch, remote, return_state=True)
+    message = f"{tried}; {published.message}"
+    return State(type=published.type, name=published.name, message=message)
+
+
+def run_trials(place: TrialLocation, combinations: list[Changes]) -> list[Trial]:
     """Return what became of each, the best first; the failure of one stops none of the others."""
-    ours = None if place.source else lifeline  # a worker elsewhere does not hang on it
     futures = {
         run_trial.with_options(task_run_name=partial(trial_name, changes)).submit(
-            place, changes, ours
+            place, changes
         ): changes
         for changes in combinations
     }
@@ -182,8 +185,7 @@ def run_trials(
             "%s of %s: %s", count, len(futures), to_trial(future, futures[future]).line
         )
         update_progress_artifact(progress, 100 * count / len(futures))
-    if lifeline.is_cancelled:
-        raise RunCancelledError("stopped")
+    current_scope().raise_if_cancelled()
     attempts = [to_trial(future, changes) for future, changes in futures.items()]
     return sorted(attempts, key=lambda attempt: attempt.validation_accuracy or -1, reverse=True)
 
@@ -199,17 +201,17 @@ def to_trial(future: PrefectFuture[Any], changes: Changes) -> Trial:
 
 
 @task(cache_policy=NO_CACHE, persist_result=False)
-def run_trial(place: TrialLocation, changes: Changes, lifeline: CancelScope | None) -> State[Any]:
+def run_trial(place: TrialLocation, changes: Changes) -> State[Any]:
     started = time.monotonic()
-    with CancelScope(lifeline) as own:
+    with CancelScope() as scope:
         try:
             if place.source is None:
-                state = run_trial_flow(place.root, place.commit, changes, own)
+                state = run_trial_flow(place.root, place.commit, changes)
             else:
-                watch_for_cancellation(own)
+                watch_for_cancellation(scope)
                 mark_orphans_crashed(runtime.flow_run.id, trial_name(changes))
                 with worker_clone(place.source, place.commit) as root:
-                    state = run_trial_flow(root, place.commit, changes, own)
+                    state = run_trial_flow(root, place.commit, changes)
         except PipelineError as error:
             return to_final_state(error)
     if not state.is_completed():
@@ -219,7 +221,7 @@ def run_trial(place: TrialLocation, changes: Changes, lifeline: CancelScope | No
     return Completed(name=state.name, message=state.message, data=attempt)
 
 
-def run_trial_flow(root: Path, commit: str, changes: Changes, lifeline: CancelScope) -> State[Any]:
+def run_trial_flow(root: Path, commit: str, changes: Changes) -> State[Any]:
     """Run a combination as a flow run of its own; the data of its state is the validation
     accuracy.
     """
@@ -228,14 +230,14 @@ def run_trial_flow(root: Path, commit: str, changes: Changes, lifeline: CancelSc
         name="mnist-combination", flow_run_name=partial(trial_name, changes), persist_result=False
     )
     def combination(changes: Changes) -> State[Any]:
-        def work(lifeline: CancelScope) -> State[Any]:
-            made = run_isolated(root, commit, changes, lifeline, [TARGET_STAGE])
+        def work() -> State[Any]:
+            made = run_isolated(root, commit, changes, [TARGET_STAGE])
             if not made.state.is_completed():
                 return made.state
             state = made.states[TARGET_STAGE]
             return Completed(name=state.name, message=state.message, data=made.validation_accuracy)
 
-        return run_as_flow(work, lifeline)
+        return run_as_flow(work)
 
     return combination(changes, return_state=True)
 

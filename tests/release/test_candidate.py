@@ -12,14 +12,12 @@ from toy import GIT, commit_all, execute, make_model_workspace
 from pipeline.errors import ParamsError
 from pipeline.release.candidate import Candidate, run_isolated
 from pipeline.repository.git import resolve_commit
-from pipeline.repository.processes import CancelScope
 
 
 def run_in_flow(folder: Path, api: Api, changes: dict[str, Any]) -> Candidate:
     @flow(name="try", persist_result=False)
     def try_once() -> Candidate:
-        with CancelScope() as lifeline:
-            return run_isolated(folder, resolve_commit(folder, "HEAD"), changes, lifeline)
+        return run_isolated(folder, resolve_commit(folder, "HEAD"), changes)
 
     with calling(api):
         return try_once()

@@ -5,7 +5,6 @@ mends.
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,6 @@ from pipeline.release.champion import (
 )
 from pipeline.release.versions import champion_version, list_versions
 from pipeline.repository.git import GitError, git
-from pipeline.repository.processes import CancelScope
 from pipeline.repository.refs import BranchMovedError, Target
 
 
@@ -37,20 +35,18 @@ REFS = ["refs/heads/champion", "refs/tags/toy#prod#1", "refs/tags/toy@v1.0.0"]
 
 
 @pytest.fixture
-def target(folder: Path) -> Iterator[Target]:
-    with CancelScope() as lifeline:
-        yield Target(folder, "toy", "champion", None, lifeline)
+def target(folder: Path) -> Target:
+    return Target(folder, "toy", "champion", None)
 
 
 @pytest.fixture
-def shared(folder: Path, tmp_path: Path) -> Iterator[Target]:
+def shared(folder: Path, tmp_path: Path) -> Target:
     """With a remote of Git and one of DVC, both folders."""
     execute(tmp_path, "git", "init", "--quiet", "--bare", "remote.git")
     execute(folder, "git", "remote", "add", "origin", "../remote.git")
     execute(folder, "dvc", "remote", "add", "--default", "storage", "../storage")
     commit_all(folder)
-    with CancelScope() as lifeline:
-        yield Target(folder, "toy", "champion", "origin", lifeline)
+    return Target(folder, "toy", "champion", "origin")
 
 
 def publish_now(target: Target, **files: str) -> str:
@@ -175,11 +171,11 @@ def test_a_branch_that_somebody_has_checked_out_is_refused(
     )
     for branch, where in (("champion", tmp_path / "elsewhere"), ("main", folder)):
         with pytest.raises(PipelineError) as raised:
-            check_target(Target(folder, "toy", branch, None, target.lifeline))
+            check_target(Target(folder, "toy", branch, None))
         assert str(raised.value).startswith(f"{branch} is checked out in {where}, ")
         assert "\n" not in str(raised.value)
     with pytest.raises(PipelineError, match=r"a\.\.b is no name for a branch"):
-        check_target(Target(folder, "toy", "a..b", None, target.lifeline))
+        check_target(Target(folder, "toy", "a..b", None))
 
 
 def test_a_branch_that_was_moved_is_left_alone(target: Target, folder: Path) -> None:
@@ -238,7 +234,7 @@ def test_the_loser_of_a_race_on_the_remote_finds_the_winner(
     execute(folder, "git", "push", "--quiet", "origin", "main")
     execute(tmp_path, "git", "clone", "--quiet", "remote.git", "other", "--branch", "main")
     execute(tmp_path / "other", "git", "fetch", "--quiet", "origin", "champion:champion")
-    other = Target(tmp_path / "other", "toy", "champion", "origin", shared.lifeline)
+    other = Target(tmp_path / "other", "toy", "champion", "origin")
     tip = reconcile(shared)
     publish_now(other, notes_md="theirs")
     with publish_lock(shared), pytest.raises(BranchMovedError):
@@ -251,7 +247,7 @@ def test_the_loser_of_a_race_on_the_remote_finds_the_winner(
 
 def test_branches_that_parted_are_refused_in_one_line(shared: Target, folder: Path) -> None:
     publish_now(shared, notes_md="one")
-    local = Target(folder, "toy", "champion", None, shared.lifeline)
+    local = Target(folder, "toy", "champion", None)
     base = git(folder, "rev-parse", "champion")
     publish_now(local, notes_md="two")
     execute(
@@ -326,7 +322,7 @@ def test_refs_that_a_dead_git_locked_are_freed_and_others_are_not(
     assert somebodys.exists()
     (ours / "refs/heads/champion.lock").write_text("2" * 40)
     with pytest.raises(GitError, match="cannot lock ref"):
-        publish_now(Target(folder, "toy", "champion", None, shared.lifeline), notes_md="three")
+        publish_now(Target(folder, "toy", "champion", None), notes_md="three")
 
 
 def test_the_champion_is_read_from_its_commit(shared: Target, folder: Path, tmp_path: Path) -> None:

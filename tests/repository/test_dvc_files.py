@@ -34,7 +34,7 @@ def test_dvc_has_there_the_cache_and_the_remotes_of_the_checkout(tmp_path: Path)
     execute(folder, "dvc", "repro")
     commit_all(folder)
     with worktree(folder, "HEAD", "try") as (tree, scratch):
-        configure_dvc(folder, tree, scratch)
+        configure_dvc(tree, scratch, inherit=folder)
         execute(tree, "dvc", "checkout")
         assert (tree / "only.txt").read_text() == "only"
         execute(tree, "dvc", "push")

@@ -4,8 +4,8 @@ import json
 import os
 import re
 from pathlib import Path
+from threading import Thread
 
-import psutil
 import pytest
 from toy import (
     ATTEMPTS,
@@ -16,26 +16,28 @@ from toy import (
     assert_that_nothing_is_left,
     execute,
     make_workspace,
+    processes_in,
+    wait_for_pids,
 )
 
 from pipeline.errors import PipelineError
 from pipeline.repository.dvc_worker import (
+    PROGRAM,
     BusyError,
-    Chain,
+    DvcWorker,
+    DvcWorkerPool,
     Outcome,
     StageError,
     StageTimeoutError,
-    dvc_in,
     run_consistently,
 )
-from pipeline.repository.graph import chain_up, parse_dot
-from pipeline.repository.processes import CancelScope
+from pipeline.repository.processes import CancelScope, RunCancelledError
 
 
 def run(folder: Path, stage: str) -> tuple[Outcome, list[str]]:
     lines: list[str] = []
-    with CancelScope() as lifeline:
-        return Chain(folder, [stage], lifeline).reproduce(stage, lines.append), lines
+    with DvcWorker(folder) as dvc:
+        return dvc.reproduce(stage, lines.append), lines
 
 
 def test_the_three_outcomes_in_dvcs_words(fresh: Path) -> None:
@@ -86,84 +88,73 @@ def test_what_dvc_itself_refuses_is_a_failure_in_its_words(tmp_path: Path) -> No
         run(folder, "only")
 
 
-def test_rows_of_a_graph_run_at_once() -> None:
-    graph = parse_dot(
-        '"a";\n"a" -> "b";\n"a" -> "c";\n"b" -> "d";\n"c" -> "d";\n"d" -> "e";\n"a" -> "e";\n"f";\n'
-    )
-    assert sorted(chain_up(graph, graph)) == [["a", "b"], ["c"], ["d"], ["e"], ["f"]]
-    line = {"a": set(), "b": {"a"}, "c": {"a", "b"}}
-    assert chain_up(line, line) == [["a", "b", "c"]]
-    assert chain_up(line, ["a", "c"]) == [["a", "c"]]
-    assert chain_up(line, []) == []
-
-
 SHOW_DVC = """
 import psutil
-print("by", next(p.pid for p in psutil.Process().parents() if "dvc" in p.cmdline()))
+print("by", next(p.pid for p in psutil.Process().parents() if "dvc_program" in str(p.cmdline())))
 """
 
 
-def run_chain(folder: Path, **steps: type[Exception] | None) -> list[str]:
+def run_stages(folder: Path, **steps: type[Exception] | None) -> list[str]:
     """Bring the stages up to date one after the other; return the lines of each, or the message of
     what is raised.
     """
     written = []
-    with CancelScope() as lifeline:
-        chain = Chain(folder, list(CHAIN), lifeline)
+    with DvcWorker(folder) as dvc:
         for name, error in steps.items():
             stage, lines = name.rstrip("_"), list[str]()
             if error:
                 with pytest.raises(error) as raised:
-                    chain.reproduce(stage, lines.append, 1 if error is StageTimeoutError else None)
+                    timeout = 1 if error is StageTimeoutError else None
+                    dvc.reproduce(stage, lines.append, timeout=timeout)
                 written.append(str(raised.value))
             else:
-                assert chain.reproduce(stage, lines.append) is Outcome.RAN
+                assert dvc.reproduce(stage, lines.append) is Outcome.RAN
                 written.append("\n".join(lines))
     return written
 
 
-def test_one_dvc_process_does_a_row(tmp_path: Path) -> None:
-    folder = make_workspace(tmp_path / "row", dict.fromkeys(CHAIN, SHOW_DVC), ORDER)
-    written = run_chain(folder, first=None, second=None, third=None)
+def test_one_dvc_process_does_all_stages(tmp_path: Path) -> None:
+    folder = make_workspace(tmp_path / "stages", dict.fromkeys(CHAIN, SHOW_DVC), ORDER)
+    written = run_stages(folder, first=None, second=None, third=None)
     for stage, text in zip(CHAIN, written, strict=True):
         assert re.findall("Running stage '(.+)'", text) == [stage]
     assert len({process for text in written for process in re.findall(r"by \d+", text)}) == 1
 
 
-def test_a_row_goes_on_from_the_stage_that_failed(tmp_path: Path) -> None:
+def test_a_worker_goes_on_after_a_stage_that_failed(tmp_path: Path) -> None:
     scripts = CHAIN | {"second": f"{ATTEMPTS}if len(tries.read_text()) == 1: raise SystemExit(75)"}
-    folder = make_workspace(tmp_path / "row", scripts, ORDER)
-    _, failure, *_ = run_chain(folder, first=None, second=StageError, second_=None, third=None)
+    folder = make_workspace(tmp_path / "stages", scripts, ORDER)
+    _, failure, *_ = run_stages(folder, first=None, second=StageError, second_=None, third=None)
     assert failure.startswith("second failed: exit code 75\nRunning stage 'second':")
 
 
-def test_the_time_limit_of_a_row_is_each_stages_own(tmp_path: Path) -> None:
-    folder = make_workspace(tmp_path / "row", CHAIN | {"second": STAY}, ORDER)
-    assert run_chain(folder, first=None, second=StageTimeoutError)[1].startswith(
+def test_the_time_limit_is_each_stages_own(tmp_path: Path) -> None:
+    folder = make_workspace(tmp_path / "stages", CHAIN | {"second": STAY}, ORDER)
+    assert run_stages(folder, first=None, second=StageTimeoutError)[1].startswith(
         "second was ended after 1 seconds"
     )
     assert_that_nothing_is_left(folder, [])
 
 
-def test_what_dvc_refuses_of_a_row_is_told_of_the_right_stage(tmp_path: Path) -> None:
-    folder = make_workspace(tmp_path / "row", CHAIN, ORDER)
+def test_what_dvc_refuses_is_told_of_the_right_stage(tmp_path: Path) -> None:
+    folder = make_workspace(tmp_path / "stages", CHAIN, ORDER)
     (folder / "second.py").unlink()
-    assert run_chain(folder, first=None, second=StageError)[1].startswith(
+    assert run_stages(folder, first=None, second=StageError)[1].startswith(
         "second failed: exit code 1\nERROR: failed to"
     )
 
 
-def test_who_works_on_a_stage_of_a_row_is_told_of_the_right_stage(tmp_path: Path) -> None:
-    folder = make_workspace(tmp_path / "row", CHAIN, ORDER)
+def test_who_works_on_a_stage_is_told(tmp_path: Path) -> None:
+    folder = make_workspace(tmp_path / "stages", CHAIN, ORDER)
     holder = {"pid": os.getpid(), "cmd": "somebody"}
     (folder / ".dvc" / "tmp" / "rwlock").write_text(
         json.dumps({"write": {str(folder / "second.txt"): holder}})
     )
-    assert run_chain(folder, first=None, second=BusyError)[1] == f"process {os.getpid()}: somebody"
+    assert run_stages(folder, first=None, second=BusyError)[1] == f"process {os.getpid()}: somebody"
 
 
 def test_one_dvc_answers_one_question_after_the_other(fresh: Path, tmp_path: Path) -> None:
-    with dvc_in(fresh) as dvc:
+    with DvcWorker(fresh) as dvc:
         for _ in range(2):
             with pytest.raises(
                 PipelineError, match=r"^dvc metrics nonsense failed: .*invalid choice"
@@ -178,13 +169,73 @@ def test_one_dvc_answers_one_question_after_the_other(fresh: Path, tmp_path: Pat
             assert list(json.loads(dvc.run("status", "--json"))) == ["first"]
 
 
-def test_a_dvc_that_has_died_is_one_line(fresh: Path) -> None:
-    with dvc_in(fresh) as dvc:
+def test_a_dvc_that_dies_is_one_line_and_the_next_request_has_a_new_one(fresh: Path) -> None:
+    with DvcWorker(fresh) as dvc:
         dvc.run("root")
-        psutil.Process(dvc.process.pid).kill()
-        for _ in range(2):
-            with pytest.raises(PipelineError, match=r"^dvc root failed: it gave no reason$"):
+        kill_dvc(fresh)
+        assert dvc.run("root") == ".\n"
+        with pytest.raises(PipelineError, match=r"^dvc root failed: it gave no reason$"):
+            for _ in range(100):
+                killer = Thread(target=kill_dvc, args=[fresh])
+                killer.start()
                 dvc.run("root")
+                killer.join()
+        killer.join()
+        assert dvc.run("root") == ".\n"
+
+
+def kill_dvc(folder: Path) -> None:
+    for process in processes_in(folder):
+        if str(PROGRAM) in process.cmdline() and process.name().startswith("python"):
+            process.kill()
+
+
+def test_a_stage_can_neither_read_the_requests_nor_end_the_answer(tmp_path: Path) -> None:
+    scripts = {
+        "reads": "import sys; print(repr(sys.stdin.read()))",
+        "writes": "import sys; sys.stdout.write('no newline\\0{\"code\": 9}')",
+    }
+    folder = make_workspace(tmp_path / "stages", scripts)
+    with DvcWorker(folder) as dvc:
+        lines: list[str] = []
+        assert dvc.reproduce("reads", lines.append) is Outcome.RAN
+        assert "''" in lines
+        assert dvc.reproduce("writes", lines.append) is Outcome.RAN
+        assert dvc.reproduce("writes", lines.append) is Outcome.SKIPPED
+
+
+def test_variables_are_set_for_one_request(fresh: Path) -> None:
+    append(fresh / "first.py", "#")
+    with DvcWorker(fresh) as dvc:
+        failing = {"SHELL": "/bin/false"}
+        assert dvc.request("repro", "first", environment=failing).code == 255
+        assert dvc.reproduce("first", print) is Outcome.RAN
+
+
+def test_a_cancelled_stage_ends_at_once_with_its_dvc(tmp_path: Path) -> None:
+    """DVC waits for the next request after it: only a closed pipe ends it before the grace."""
+    folder = make_workspace(tmp_path / "stages", {"only": STAY})
+    with CancelScope() as scope, DvcWorker(folder) as dvc:
+
+        def cancel_when_running() -> None:
+            wait_for_pids(folder)
+            scope.cancel()
+
+        Thread(target=cancel_when_running).start()
+        with pytest.raises(RunCancelledError):
+            dvc.reproduce("only", print)
+    assert not processes_in(folder)
+    assert_that_nothing_is_left(folder, [])
+
+
+def test_a_pool_lends_idle_workers_and_ends_them(fresh: Path) -> None:
+    with DvcWorkerPool(fresh) as pool:
+        with pool.worker() as first, pool.worker() as second:
+            assert first is not second
+            assert [dvc.run("root") for dvc in (first, second)] == [".\n"] * 2
+        with pool.worker() as again:
+            assert again in (first, second)
+    assert not processes_in(fresh)
 
 
 def test_what_dvc_said_while_its_lock_file_changed_is_asked_again(
@@ -192,10 +243,13 @@ def test_what_dvc_said_while_its_lock_file_changed_is_asked_again(
 ) -> None:
     """As if a stage had just ended: its lock file is another one after the first answer."""
     contents = iter([b"old", b"new", b"new", b"new"])
-    monkeypatch.setattr("pipeline.repository.dvc_worker.read", lambda path: next(contents))
-    assert run_consistently(fresh, ("status", "--json"), ("root",)) == ["{}\n", ".\n"]
-    assert next(contents, None) is None
-    contents = iter([b"old", b"new", b"new", b"new"])
-    with pytest.raises(PipelineError, match="unrecognized arguments"):
-        run_consistently(fresh, ("status", "--nonsense"))
-    assert next(contents, None) is None
+    monkeypatch.setattr(
+        "pipeline.repository.dvc_worker.read_if_present", lambda path: next(contents)
+    )
+    with DvcWorker(fresh) as dvc:
+        assert run_consistently(dvc, ("status", "--json"), ("root",)) == ["{}\n", ".\n"]
+        assert next(contents, None) is None
+        contents = iter([b"old", b"new", b"new", b"new"])
+        with pytest.raises(PipelineError, match="unrecognized arguments"):
+            run_consistently(dvc, ("status", "--nonsense"))
+        assert next(contents, None) is None

@@ -6,12 +6,12 @@ from pathlib import Path
 import pytest
 
 from pipeline.errors import PipelineError
-from pipeline.repository.dvc_worker import dvc_in
+from pipeline.repository.dvc_worker import DvcWorker
 from pipeline.repository.graph import parse_dot, read_status, upstream
 
 
 def test_the_graph_is_that_of_dvc_yaml(fresh: Path) -> None:
-    with dvc_in(fresh) as dvc:
+    with DvcWorker(fresh) as dvc:
         view = read_status(dvc)
     assert list(view.graph.items()) == [
         ("first", set()),
@@ -32,14 +32,14 @@ def test_parts_of_a_graph() -> None:
 
 def test_no_graph_here_is_one_line(tmp_path: Path) -> None:
     refusal = re.escape(f"{tmp_path} holds no dvc.yaml; run from the folder that does")
-    with dvc_in(tmp_path) as dvc, pytest.raises(PipelineError, match=refusal):
+    with DvcWorker(tmp_path) as dvc, pytest.raises(PipelineError, match=refusal):
         read_status(dvc)
 
 
 def test_what_dvc_cannot_read_is_one_line(fresh: Path) -> None:
     (fresh / "dvc.yaml").write_text("stages: [")
     with (
-        dvc_in(fresh) as dvc,
+        DvcWorker(fresh) as dvc,
         pytest.raises(PipelineError, match=r"^dvc dag --dot failed: .*dvc.yaml.*$") as failure,
     ):
         read_status(dvc)

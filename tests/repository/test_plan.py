@@ -7,18 +7,18 @@ import pytest
 from toy import CHAIN, ORDER, append, execute, make_workspace
 
 from pipeline.errors import PipelineError
-from pipeline.repository.dvc_worker import Outcome, dvc_in, parse_outcomes
+from pipeline.repository.dvc_worker import DvcWorker, Outcome, parse_outcomes
 from pipeline.repository.graph import WorkspaceStatus, read_status
 from pipeline.repository.plan import Action, plan
 
 
 def make_plan(folder: Path) -> dict[str, tuple[Action, tuple[str, ...]]]:
     before = execute(folder, "git", "status", "--porcelain")
-    with dvc_in(folder) as dvc:
+    with DvcWorker(folder) as dvc:
         view = read_status(dvc)
         steps = plan(dvc, view.graph, view)
     assert execute(folder, "git", "status", "--porcelain") == before, "a plan changes nothing"
-    return {step.stage: (step.action, step.reasons) for step in steps}
+    return {step.name: (step.action, step.reasons) for step in steps}
 
 
 def test_a_plan_with_nothing_to_do(fresh: Path) -> None:
@@ -88,7 +88,7 @@ def test_a_plan_outside_git_is_refused_in_one_line(tmp_path: Path) -> None:
     shutil.rmtree(folder / ".git")
     execute(folder, "dvc", "config", "core.no_scm", "true")
     with (
-        dvc_in(folder) as dvc,
+        DvcWorker(folder) as dvc,
         pytest.raises(PipelineError, match=r"^git ls-files .* failed: not a git repository"),
     ):
         plan(dvc, {}, WorkspaceStatus({}, {"only": []}, folder))
