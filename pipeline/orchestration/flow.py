@@ -27,7 +27,8 @@ from pipeline.orchestration.lifecycle import (
     workspace_lock,
 )
 from pipeline.repository.dvc_files import read_declaration, read_settings
-from pipeline.repository.dvc_worker import SIGNAL_BASE, DvcWorkerPool, Outcome, StageError
+from pipeline.repository.dvc_output import SIGNAL_BASE, Outcome, StageError
+from pipeline.repository.dvc_worker import DvcWorkerPool
 from pipeline.repository.graph import Graph, read_status, upstream
 from pipeline.repository.plan import Action, PlannedStage, plan
 from pipeline.repository.processes import RunCancelledError, current_scope

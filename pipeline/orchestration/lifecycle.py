@@ -23,7 +23,8 @@ from prefect.states import Cancelled, Completed, Failed
 
 from pipeline.errors import PipelineError
 from pipeline.files import atomic_write
-from pipeline.repository.dvc_worker import BusyError, DvcWorkerPool
+from pipeline.repository.dvc_output import BusyError
+from pipeline.repository.dvc_worker import DvcWorkerPool
 from pipeline.repository.processes import CancelScope, RunCancelledError, current_scope
 
 BUSY_POLL = 2.0  # seconds between looks at a lock

@@ -1,18 +1,15 @@
-"""DVC as a process that answers one request after the other. All of DVC's wording is read here.
+"""DVC as a process that answers one request after the other.
 
 DVC is driven through its command line (dvc_program.py), with this interpreter's folder first on
-PATH. Tests hold the wording that is relied on against the pinned version.
+PATH, because it starts slower than it answers.
 """
 
 import json
-import re
 import secrets
-import shlex
 import sys
 from collections import deque
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from enum import StrEnum
 from pathlib import Path
 from threading import Lock, Timer
 from types import TracebackType
@@ -20,6 +17,15 @@ from typing import NamedTuple
 
 from pipeline.errors import PipelineError
 from pipeline.repository.dvc_files import LOCK, read_if_present
+from pipeline.repository.dvc_output import (
+    BusyError,
+    Outcome,
+    StageTimeoutError,
+    command_error,
+    find_lock_holder,
+    parse_outcomes,
+    to_stage_error,
+)
 from pipeline.repository.processes import (
     RunCancelledError,
     SupervisedProcess,
@@ -29,33 +35,6 @@ from pipeline.repository.processes import (
 
 PROGRAM = Path(__file__).with_name("dvc_program.py")
 TAIL_LINES = 20  # of a failed stage's output
-SIGNAL_BASE = 128  # an exit code above it is this and the number of a signal
-
-
-class Outcome(StrEnum):
-    """What DVC did with a stage; each is the name of a state on Prefect's pages."""
-
-    RAN = "Completed"
-    RESTORED = "Restored"
-    SKIPPED = "Skipped"
-
-
-class StageError(PipelineError):
-    """A stage's command ended with another exit code than 0."""
-
-    def __init__(self, stage: str, code: int, lines: Iterable[str]) -> None:
-        self.stage, self.code = stage, code
-        is_signal = code > SIGNAL_BASE
-        how = f"killed by signal {code - SIGNAL_BASE}" if is_signal else f"exit code {code}"
-        super().__init__("\n".join([f"{stage} failed: {how}", *lines]))
-
-
-class StageTimeoutError(PipelineError):
-    """A stage took longer than its meta.timeout."""
-
-
-class BusyError(PipelineError):
-    """Another process works on the same files; the message is its number and command."""
 
 
 class Answer(NamedTuple):
@@ -259,40 +238,3 @@ def run_consistently(dvc: DvcWorker, *requests: Sequence[str]) -> list[str]:
         else:
             if read_if_present(dvc.root / LOCK) == before:
                 return answers
-
-
-def command_error(command: Sequence[str], errors: str) -> PipelineError:
-    """Return the error of a refused command, with the first line of its reason."""
-    reason = re.sub(r"^(ERROR|fatal): ", "", errors.strip().partition("\n")[0])
-    return PipelineError(f"{shlex.join(command)} failed: {reason or 'it gave no reason'}")
-
-
-def parse_outcomes(output: str) -> Iterable[tuple[str, Outcome]]:
-    """Yield each stage that DVC's output names, and what DVC says that it did."""
-    for line in output.splitlines():
-        if match := re.fullmatch(r"Running stage '(.+)':", line):
-            yield match[1], Outcome.RAN
-        elif match := re.fullmatch(
-            r"Stage '(.+)' is cached - skipping run, checking out outputs ?", line
-        ):
-            yield match[1], Outcome.RESTORED
-        elif match := re.fullmatch(r"Stage '(.+)' didn't change, skipping", line):
-            yield match[1], Outcome.SKIPPED
-
-
-def to_stage_error(stage: str, code: int, lines: Collection[str]) -> PipelineError:
-    """Tell from DVC's last lines whether the stage failed, and how, or somebody else is at work."""
-    output = "\n".join(lines)
-    if holder := find_lock_holder(output):
-        return BusyError(holder)
-    if failed := re.search(r"failed to run: .+, exited with (-?\d+)$", output, re.MULTILINE):
-        code = int(failed[1])
-        return StageError(stage, code if code >= 0 else SIGNAL_BASE - code, lines)
-    is_signal = code in range(SIGNAL_BASE + 1, SIGNAL_BASE + 65)
-    return StageError(stage, code if is_signal else 1, lines)
-
-
-def find_lock_holder(output: str) -> str | None:
-    """Return who has DVC's lock on a file that the command needed."""
-    found = re.search(r"it is being blocked by:\n +\(PID (\d+)\): (.+)", output)
-    return f"process {found[1]}: {found[2]}" if found else None

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.repository.dvc_files import LOCK, configure_dvc, flatten, read_yaml
-from pipeline.repository.dvc_worker import DvcWorker, Outcome, command_error, parse_outcomes
+from pipeline.repository.dvc_output import Outcome, command_error, parse_outcomes
+from pipeline.repository.dvc_worker import DvcWorker
 from pipeline.repository.graph import Graph, WorkspaceStatus
 from pipeline.repository.processes import subprocess_environment
 

@@ -21,16 +21,8 @@ from toy import (
 )
 
 from pipeline.errors import PipelineError
-from pipeline.repository.dvc_worker import (
-    PROGRAM,
-    BusyError,
-    DvcWorker,
-    DvcWorkerPool,
-    Outcome,
-    StageError,
-    StageTimeoutError,
-    run_consistently,
-)
+from pipeline.repository.dvc_output import BusyError, Outcome, StageError, StageTimeoutError
+from pipeline.repository.dvc_worker import PROGRAM, DvcWorker, DvcWorkerPool, run_consistently
 from pipeline.repository.processes import CancelScope, RunCancelledError
 
 

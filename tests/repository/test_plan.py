@@ -7,7 +7,8 @@ import pytest
 from toy import CHAIN, ORDER, append, execute, make_workspace
 
 from pipeline.errors import PipelineError
-from pipeline.repository.dvc_worker import DvcWorker, Outcome, parse_outcomes
+from pipeline.repository.dvc_output import Outcome, parse_outcomes
+from pipeline.repository.dvc_worker import DvcWorker
 from pipeline.repository.graph import WorkspaceStatus, read_status
 from pipeline.repository.plan import Action, plan
 

@@ -1,0 +1,76 @@
+"""What DVC's output means. All of DVC's wording that is relied on stands here.
+
+Tests hold it against the pinned version.
+"""
+
+import re
+import shlex
+from collections.abc import Collection, Iterable, Sequence
+from enum import StrEnum
+
+from pipeline.errors import PipelineError
+
+SIGNAL_BASE = 128  # an exit code above it is this and the number of a signal
+
+
+class Outcome(StrEnum):
+    """What DVC did with a stage; each is the name of a state on Prefect's pages."""
+
+    RAN = "Completed"
+    RESTORED = "Restored"
+    SKIPPED = "Skipped"
+
+
+class StageError(PipelineError):
+    """A stage's command ended with another exit code than 0."""
+
+    def __init__(self, stage: str, code: int, lines: Iterable[str]) -> None:
+        self.stage, self.code = stage, code
+        is_signal = code > SIGNAL_BASE
+        how = f"killed by signal {code - SIGNAL_BASE}" if is_signal else f"exit code {code}"
+        super().__init__("\n".join([f"{stage} failed: {how}", *lines]))
+
+
+class StageTimeoutError(PipelineError):
+    """A stage took longer than its meta.timeout."""
+
+
+class BusyError(PipelineError):
+    """Another process works on the same files; the message is its number and command."""
+
+
+def command_error(command: Sequence[str], errors: str) -> PipelineError:
+    """Return the error of a refused command, with the first line of its reason."""
+    reason = re.sub(r"^(ERROR|fatal): ", "", errors.strip().partition("\n")[0])
+    return PipelineError(f"{shlex.join(command)} failed: {reason or 'it gave no reason'}")
+
+
+def parse_outcomes(output: str) -> Iterable[tuple[str, Outcome]]:
+    """Yield each stage that DVC's output names, and what DVC says that it did."""
+    for line in output.splitlines():
+        if match := re.fullmatch(r"Running stage '(.+)':", line):
+            yield match[1], Outcome.RAN
+        elif match := re.fullmatch(
+            r"Stage '(.+)' is cached - skipping run, checking out outputs ?", line
+        ):
+            yield match[1], Outcome.RESTORED
+        elif match := re.fullmatch(r"Stage '(.+)' didn't change, skipping", line):
+            yield match[1], Outcome.SKIPPED
+
+
+def to_stage_error(stage: str, code: int, lines: Collection[str]) -> PipelineError:
+    """Tell from DVC's last lines whether the stage failed, and how, or somebody else is at work."""
+    output = "\n".join(lines)
+    if holder := find_lock_holder(output):
+        return BusyError(holder)
+    if failed := re.search(r"failed to run: .+, exited with (-?\d+)$", output, re.MULTILINE):
+        code = int(failed[1])
+        return StageError(stage, code if code >= 0 else SIGNAL_BASE - code, lines)
+    is_signal = code in range(SIGNAL_BASE + 1, SIGNAL_BASE + 65)
+    return StageError(stage, code if is_signal else 1, lines)
+
+
+def find_lock_holder(output: str) -> str | None:
+    """Return who has DVC's lock on a file that the command needed."""
+    found = re.search(r"it is being blocked by:\n +\(PID (\d+)\): (.+)", output)
+    return f"process {found[1]}: {found[2]}" if found else None
