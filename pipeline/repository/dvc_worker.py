@@ -222,7 +222,9 @@ class DvcWorkerPool:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        for worker in self._idle:
+        with self._lock:
+            workers, self._idle = self._idle, []
+        for worker in workers:
             worker.close()
 
 
