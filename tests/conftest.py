@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from filelock import FileLock
 
 os.environ["OMP_NUM_THREADS"] = (
     "1"  # before torch is loaded: two test processes share the machine's cores
@@ -94,8 +95,21 @@ def finished_workspace(workspace: Path, finished: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def reproduced(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A repository of this code on the sample, everything run and committed; not to be changed."""
-    folder = tmp_path_factory.mktemp("reproduced")
+    """A repository of this code on the sample, everything run and committed; not to be changed.
+
+    The processes of one test run share it: the first that needs it makes it.
+    """
+    shared = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        shared = shared.parent
+    folder = shared / "reproduced"
+    with FileLock(f"{folder}.lock"):
+        if not folder.exists():
+            make_reproduced(shared / "reproduced.partial").rename(folder)
+    return folder
+
+
+def make_reproduced(folder: Path) -> Path:
     tracked = execute(
         ROOT, "git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"
     ).split("\0")
