@@ -65,7 +65,7 @@ def run_as_flow(work: Callable[[], State[Any]]) -> State[Any]:
         except SkippedRunError as error:
             return Completed(name="Skipped", message=str(error))
         except PipelineError as error:
-            return Failed(message=str(error))
+            return Failed(message=str(error), data=error)
 
 
 def watch_for_cancellation(scope: CancelScope) -> None:
