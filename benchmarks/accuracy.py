@@ -7,7 +7,6 @@ starts anew; the validation split is held out throughout, and the test split is 
 
 import statistics
 import sys
-from pathlib import Path
 
 import torch
 
@@ -18,6 +17,7 @@ from pipeline.mnist.model import CNN
 from pipeline.mnist.tensors import TensorInfo
 from pipeline.mnist.training import fit
 from pipeline.params import load_params
+from pipeline.paths import RAW
 from pipeline.stages.preprocess import PreprocessParams, split
 from pipeline.stages.train import TrainParams
 
@@ -35,10 +35,10 @@ def main() -> None:
     keep_freed_memory()
     accuracies = []
     for seed in range(1, seeds + 1):
-        parts = (*split(read_raw(Path("data/raw"), "train"), preprocess.validation_size, seed),)
+        parts = (*split(read_raw(RAW, "train"), preprocess.validation_size, seed),)
         train_digits, validation, test = (
             TensorDigits(torch.from_numpy(part.images), torch.from_numpy(part.labels).long(), info)
-            for part in (*parts, read_raw(Path("data/raw"), "test"))
+            for part in (*parts, read_raw(RAW, "test"))
         )
         make_deterministic(seed)
         network = CNN()

@@ -17,12 +17,13 @@ from pipeline.mnist.inference import load_to_device
 from pipeline.mnist.model import CNN
 from pipeline.mnist.training import TrainingState, fit
 from pipeline.params import load_params
-from pipeline.stages.train import TENSORS, TrainParams
+from pipeline.paths import TRAIN, VALIDATION
+from pipeline.stages.train import TrainParams
 
 
 def main() -> None:
     params = load_params("train", TrainParams)
-    paths = [TENSORS / f"{name}.safetensors" for name in ("train", "validation")]
+    paths = [TRAIN, VALIDATION]
     train, validation = (load_to_device(path, torch.device("cpu")) for path in paths)
     saving: list[float] = []
     with tempfile.TemporaryDirectory(dir=".") as name:

@@ -17,6 +17,7 @@ from time import perf_counter
 from ruamel.yaml import YAML
 
 from pipeline.mnist.idx import DATASET_FILE, RAW_FILES
+from pipeline.paths import RAW
 
 TIMES = 10
 
@@ -66,7 +67,7 @@ def main() -> None:
         params = yaml.load(Path("params.yaml").read_text(encoding="utf-8"))
         params["train"]["epochs"] = 1
         for times, folder in folders.items():
-            repeat_raw(Path("data/raw"), folder / "data" / "raw", times)
+            repeat_raw(RAW, folder / RAW, times)
             with (folder / "params.yaml").open("w", encoding="utf-8") as file:
                 yaml.dump(params, file)
         for stage, reads in (("preprocess", "data/raw"), ("train", "data/tensors")):

@@ -17,7 +17,7 @@ from PIL import Image, ImageOps
 from pipeline.mnist.idx import UInt8Array
 from pipeline.mnist.predict import predict_files
 from pipeline.mnist.tensors import load_digits
-from pipeline.stages.evaluate import PREDICTIONS, TEST
+from pipeline.paths import PREDICTIONS, TEST
 
 DIGITS = 100  # the first of the test split
 SIZES = (20, 28, 56, 112, 280, 1000)  # pixels

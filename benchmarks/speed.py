@@ -21,25 +21,25 @@ from pipeline.mnist.device import keep_freed_memory, make_deterministic
 from pipeline.mnist.inference import TensorDigits, load_to_device
 from pipeline.mnist.model import CNN
 from pipeline.mnist.training import fit
+from pipeline.paths import RAW, TRAIN
 
 ROUNDS = 7
 IMAGES = 64 * 50  # an epoch's
 EPOCHS = 7  # of which the first warms up and the others' median counts: these machines are noisy
 CPU = torch.device("cpu")
-TENSORS = Path("data/tensors")
 
 
 def time_notebook() -> float:
     """Images per second."""
     with tempfile.TemporaryDirectory() as folder:
-        data = notebook.load(Path("data/raw"), Path(folder), train=True)
+        data = notebook.load(RAW, Path(folder), train=True)
         seconds = [seconds for seconds, _ in notebook.train(data, IMAGES, EPOCHS, seed=1)]
     return IMAGES / statistics.median(seconds[1:])
 
 
 def time_ours() -> float:
     """Images per second of the very loop that the train stage runs, less its validation."""
-    digits = load_to_device(TENSORS / "train.safetensors", CPU)
+    digits = load_to_device(TRAIN, CPU)
     train = TensorDigits(digits.images[:IMAGES], digits.labels[:IMAGES], digits.info)
     validation = TensorDigits(digits.images[:1], digits.labels[:1], digits.info)
     keep_freed_memory()

@@ -21,7 +21,8 @@ from pipeline.mnist.inference import load_to_device, predict
 from pipeline.mnist.model import CNN
 from pipeline.mnist.training import fit
 from pipeline.params import load_params
-from pipeline.stages.train import TENSORS, TrainParams
+from pipeline.paths import RAW, TEST, TRAIN, VALIDATION
+from pipeline.stages.train import TrainParams
 
 SEEDS = (1, 2, 3)
 TARGET = 0.9911
@@ -31,9 +32,7 @@ EPOCHS = 2
 def run_notebook(seed: int) -> tuple[float, float]:
     """Seconds and test accuracy."""
     with tempfile.TemporaryDirectory() as folder:
-        train, test = (
-            notebook.load(Path("data/raw"), Path(folder), train=train) for train in (True, False)
-        )
+        train, test = (notebook.load(RAW, Path(folder), train=train) for train in (True, False))
         epochs = list(notebook.train(train, None, 5, seed))
         return sum(seconds for seconds, _ in epochs), notebook.accuracy(epochs[-1][1], test)
 
@@ -41,10 +40,7 @@ def run_notebook(seed: int) -> tuple[float, float]:
 def run_ours(seed: int) -> tuple[float, float]:
     """Seconds and test accuracy."""
     cpu = torch.device("cpu")
-    train, validation, test = (
-        load_to_device(TENSORS / f"{name}.safetensors", cpu)
-        for name in ("train", "validation", "test")
-    )
+    train, validation, test = (load_to_device(path, cpu) for path in (TRAIN, VALIDATION, TEST))
     recipe = load_params("train", TrainParams).model_dump(exclude={"keep", "device"}) | {
         "seed": seed,
         "epochs": EPOCHS,

@@ -24,6 +24,7 @@ from toy import CHAIN, ORDER, commit_all, execute, make_model_workspace, make_wo
 
 from pipeline.mnist.idx import UInt8Array
 from pipeline.mnist.tensors import load_digits
+from pipeline.paths import TEST
 
 gc.set_threshold(10_000)  # as the command line does: what is imported lasts
 # A shell starts what it runs in the background deaf to Ctrl-C, and all that starts from there; the
@@ -153,4 +154,4 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def digits(finished_workspace: Path) -> UInt8Array:
-    return load_digits(Path("data/tensors/test.safetensors"))[0].images[:, 0]
+    return load_digits(TEST)[0].images[:, 0]

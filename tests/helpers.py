@@ -14,6 +14,7 @@ from toy import execute
 
 from pipeline.mnist.idx import read_dataset_info, read_raw
 from pipeline.mnist.tensors import load_digits, save_digits
+from pipeline.paths import METRICS, PREDICTIONS, RAW, TEST
 from pipeline.stages import evaluate, fetch, preprocess, report, train
 
 ROOT = Path(__file__).parents[1]
@@ -88,15 +89,15 @@ def edit_params(folder: Path, section: str, name: str, value: Any) -> None:
 
 def rename_last_class(name: str) -> None:
     """In all that the report stage reads, with two mistakes of that class."""
-    digits, info = load_digits(report.TEST)
+    digits, info = load_digits(TEST)
     classes = (*info.classes[:-1], name)
-    save_digits(report.TEST, digits, info.model_copy(update={"classes": classes, "dataset": name}))
-    predictions = pd.read_csv(report.PREDICTIONS)
+    save_digits(TEST, digits, info.model_copy(update={"classes": classes, "dataset": name}))
+    predictions = pd.read_csv(PREDICTIONS)
     predictions.loc[:1, ["label", "prediction", "confidence"]] = [[9, 1, 1.0], [1, 9, 1.0]]
-    predictions.to_csv(report.PREDICTIONS, index=False)
-    metrics = json.loads(report.METRICS.read_text(encoding="utf-8"))
+    predictions.to_csv(PREDICTIONS, index=False)
+    metrics = json.loads(METRICS.read_text(encoding="utf-8"))
     metrics["per_class"][name] = metrics["per_class"].pop(info.classes[-1])
-    report.METRICS.write_text(json.dumps(metrics), encoding="utf-8")
+    METRICS.write_text(json.dumps(metrics), encoding="utf-8")
 
 
 SAMPLE_FILES = {path.stem: gzip.decompress(path.read_bytes()) for path in SAMPLE.iterdir()}
@@ -104,7 +105,7 @@ LABELS = "t10k-labels-idx1-ubyte"
 
 
 def assert_sample_is_fetched() -> None:
-    assert {name: files_under(Path("data/raw"))[name] for name in SAMPLE_FILES} == SAMPLE_FILES
-    assert len(read_raw(Path("data/raw"), "train").labels) == 600
-    assert read_dataset_info(Path("data/raw")).classes == tuple("0123456789")
+    assert {name: files_under(RAW)[name] for name in SAMPLE_FILES} == SAMPLE_FILES
+    assert len(read_raw(RAW, "train").labels) == 600
+    assert read_dataset_info(RAW).classes == tuple("0123456789")
     assert not Path("data/raw.partial").exists()

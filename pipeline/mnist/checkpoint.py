@@ -17,8 +17,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from pipeline.mnist.tensors import METADATA_KEY, write_tensors
+from pipeline.paths import CHECKPOINTS
 
-FOLDER = Path(".checkpoints")
 KEPT = 5  # files, the newest: trainings that were killed and may yet be taken up again
 
 
@@ -43,7 +43,7 @@ def checkpoint_path(inputs: list[Path], **facts: Any) -> Path:
         file_digest(path) for path in inputs
     ]
     content = json.dumps([digests, facts], sort_keys=True)
-    return FOLDER / f"{hashlib.sha256(content.encode()).hexdigest()[:32]}.safetensors"
+    return CHECKPOINTS / f"{hashlib.sha256(content.encode()).hexdigest()[:32]}.safetensors"
 
 
 def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:

@@ -15,8 +15,8 @@ from pathlib import Path
 import torch
 
 from pipeline.files import atomic_write
+from pipeline.paths import RECEIPTS
 
-RECEIPTS = Path("receipts")
 PACKAGES = ("matplotlib", "numpy", "pandas", "pillow", "safetensors", "scikit-learn", "torch")
 
 Environment = dict[str, str | int]

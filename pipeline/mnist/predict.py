@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,8 +11,8 @@ from pipeline.errors import DataError
 from pipeline.mnist.handwriting import read_image, to_drawing
 from pipeline.mnist.inference import TensorDigits, predict
 from pipeline.mnist.model import load_model
+from pipeline.paths import MODEL
 
-MODEL = Path("models/model.safetensors")
 TOP = 3  # classes named
 SURE = 0.9  # confidence
 

@@ -16,9 +16,9 @@ from filelock import FileLock, Timeout
 
 from pipeline.errors import PipelineError
 from pipeline.files import atomic_write
+from pipeline.paths import METRICS, PREDICTIONS
 from pipeline.release.gate import Evaluation
 from pipeline.release.versions import (
-    METRICS,
     TRAILER,
     annotated_tags,
     champion_version,
@@ -54,7 +54,6 @@ from pipeline.repository.refs import (
 from pipeline.repository.worktree import worktree
 
 BRANCH = "champion"
-PREDICTIONS = "reports/predictions.csv"
 
 
 def check_target(target: Target) -> None:
@@ -179,7 +178,7 @@ def read_predictions(target: Target, tip: str) -> bytes:
     with worktree(target.root, tip, "champion") as (tree, scratch):
         configure_dvc(target.root, tree, scratch)
         for command in ("checkout", "pull"):
-            arguments = [*DVC, command, "--quiet", PREDICTIONS]
+            arguments = [*DVC, command, "--quiet", str(PREDICTIONS)]
             if (
                 SupervisedProcess(
                     arguments, target.lifeline, tree, subprocess_environment()

@@ -5,11 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.files import atomic_write
+from pipeline.paths import RECEIPTS
 from pipeline.repository.dvc_files import LOCK, read_yaml
 
-RECEIPTS = (
-    "receipts"  # written by the train stage: the environment that made a model, under its hash
-)
 Environment = dict[str, Any]
 
 

@@ -12,10 +12,10 @@ from pathlib import Path
 from ruamel.yaml import YAML
 
 from pipeline.errors import PipelineError
+from pipeline.paths import METRICS
 from pipeline.repository.dvc_files import flatten
 from pipeline.repository.git import git, read_file
 
-METRICS = "reports/metrics.json"
 PRODUCTION = "prod"
 TRAILER = "Model-version"  # of a commit's message: the version that it makes the champion
 

@@ -54,7 +54,7 @@ def git_common_dir(root: Path) -> Path:
     return (root / git(root, "rev-parse", "--git-common-dir")).resolve()
 
 
-def read_file(root: Path, commit: str, path: str) -> str:
+def read_file(root: Path, commit: str, path: str | Path) -> str:
     """The file's text in the commit, empty where it has no such file; `path` is relative to
     `root`.
     """

@@ -14,11 +14,10 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from pipeline.paths import CHECKPOINTS
 from pipeline.repository.git import git, git_common_dir
 
 FOLDER = Path(".dvc/tmp/worktrees")
-CHECKPOINTS = Path(".checkpoints")
-
 
 SHARED, FOUND = (
     "checkpoints",

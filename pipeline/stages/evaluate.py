@@ -6,7 +6,6 @@ reports/reliability.csv and reports/layers.safetensors. Run: python -m pipeline.
 """
 
 import json
-from pathlib import Path
 
 import pandas as pd
 import torch.nn.functional as F
@@ -20,13 +19,7 @@ from pipeline.mnist.layers import save_trace, trace_layers
 from pipeline.mnist.metrics import choose_examples, measure, reliability
 from pipeline.mnist.model import load_model
 from pipeline.params import Params, load_params
-
-TEST = Path("data/tensors/test.safetensors")
-MODEL = Path("models/model.safetensors")
-METRICS = Path("reports/metrics.json")
-PREDICTIONS = Path("reports/predictions.csv")
-RELIABILITY = Path("reports/reliability.csv")
-LAYERS = Path("reports/layers.safetensors")
+from pipeline.paths import LAYERS, METRICS, MODEL, PREDICTIONS, RELIABILITY, TEST
 
 
 class EvaluateParams(Params):

@@ -13,9 +13,9 @@ from pipeline.files import sync
 from pipeline.mnist.idx import DATASET_FILE, DatasetInfo
 from pipeline.mnist.sources import DATASETS, DatasetName, SourceName, fetch
 from pipeline.params import Params, load_params
+from pipeline.paths import RAW
 
-RAW = Path("data/raw")
-PARTIAL = Path("data/raw.partial")
+PARTIAL = RAW.with_suffix(".partial")
 
 
 class FetchParams(Params):

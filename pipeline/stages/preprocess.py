@@ -4,8 +4,6 @@ Reads the section `preprocess` of params.yaml and data/raw/; writes
 data/tensors/{train,validation,test}.safetensors. Run: python -m pipeline.stages.preprocess
 """
 
-from pathlib import Path
-
 import numpy as np
 from pydantic import Field
 from sklearn.model_selection import train_test_split
@@ -14,9 +12,7 @@ from pipeline.errors import ParamsError, run_main
 from pipeline.mnist.idx import Digits, read_dataset_info, read_raw
 from pipeline.mnist.tensors import TensorInfo, save_digits
 from pipeline.params import Params, load_params
-
-RAW = Path("data/raw")
-TENSORS = Path("data/tensors")
+from pipeline.paths import RAW, TEST, TRAIN, VALIDATION
 
 
 class PreprocessParams(Params):
@@ -49,9 +45,9 @@ def main() -> None:
     info = TensorInfo(**read_dataset_info(RAW).model_dump(), mean=params.mean, std=params.std)
     test = read_raw(RAW, "test")  # checked before anything is written
     train, validation = split(read_raw(RAW, "train"), params.validation_size, params.seed)
-    for name, digits in {"train": train, "validation": validation, "test": test}.items():
-        save_digits(TENSORS / f"{name}.safetensors", digits, info)
-        print(f"{name}: {len(digits.labels):,} images")
+    for path, digits in {TRAIN: train, VALIDATION: validation, TEST: test}.items():
+        save_digits(path, digits, info)
+        print(f"{path.stem}: {len(digits.labels):,} images")
 
 
 if __name__ == "__main__":

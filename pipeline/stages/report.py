@@ -18,6 +18,16 @@ from pipeline.files import atomic_write
 from pipeline.mnist.layers import load_trace
 from pipeline.mnist.tensors import load_digits
 from pipeline.params import Params, load_params, load_section
+from pipeline.paths import (
+    HISTORY,
+    LAYERS,
+    METRICS,
+    MISTAKES,
+    PREDICTIONS,
+    RELIABILITY,
+    REPORT,
+    TEST,
+)
 from pipeline.report import figures
 from pipeline.report.page import (
     MAP_COLUMNS,
@@ -31,14 +41,6 @@ from pipeline.report.page import (
     save_mistakes,
 )
 
-TEST = Path("data/tensors/test.safetensors")
-METRICS = Path("reports/metrics.json")
-HISTORY = Path("reports/history.csv")
-PREDICTIONS = Path("reports/predictions.csv")
-RELIABILITY = Path("reports/reliability.csv")
-LAYERS = Path("reports/layers.safetensors")
-REPORT = Path("reports/index.html")
-MISTAKES = Path("reports/mistakes.png")
 Result = TypeVar("Result")
 
 

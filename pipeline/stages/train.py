@@ -23,10 +23,7 @@ from pipeline.mnist.inference import load_to_device
 from pipeline.mnist.model import CNN, save_model
 from pipeline.mnist.training import Epoch, ScheduleName, TrainingState, fit, with_prefix
 from pipeline.params import Params, load_params
-
-TENSORS = Path("data/tensors")
-MODEL = Path("models/model.safetensors")
-HISTORY = Path("reports/history.csv")
+from pipeline.paths import HISTORY, MODEL, TRAIN, VALIDATION
 
 
 class TrainParams(Params):
@@ -44,7 +41,7 @@ class TrainParams(Params):
 def main() -> None:
     params = load_params("train", TrainParams)
     device = choose_device(params.device, "train.device")
-    paths = [TENSORS / f"{name}.safetensors" for name in ("train", "validation")]
+    paths = [TRAIN, VALIDATION]
     train, validation = (load_to_device(path, device) for path in paths)
     keep_freed_memory()
     make_deterministic(params.seed)

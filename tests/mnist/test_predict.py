@@ -14,6 +14,7 @@ from pipeline.errors import DataError
 from pipeline.mnist.handwriting import to_drawing
 from pipeline.mnist.idx import UInt8Array
 from pipeline.mnist.predict import predict_files, to_prediction
+from pipeline.paths import PREDICTIONS
 from pipeline.repository.processes import subprocess_environment
 
 
@@ -41,7 +42,7 @@ def noise(size: int, fall: float, seed: int) -> Any:
 def test_digits_of_any_size_are_read_as_the_model_reads_the_tensor(
     digits: UInt8Array, size: int, inverted: bool
 ) -> None:
-    expected = pd.read_csv("reports/predictions.csv")["prediction"][:100]
+    expected = pd.read_csv(PREDICTIONS)["prediction"][:100]
     names = [f"{number}.png" for number in range(100)]
     for name, digit in zip(names, digits, strict=False):
         image = Image.fromarray(digit).resize((size, size), Image.Resampling.BICUBIC)
@@ -78,7 +79,7 @@ def test_the_command_reads_what_it_can_and_names_what_it_cannot(digits: UInt8Arr
     Path("empty.png").touch()
     result = command("empty.png", "good.png", "missing.png", ".")
     assert result.returncode == 3
-    digit = pd.read_csv("reports/predictions.csv")["prediction"][0]
+    digit = pd.read_csv(PREDICTIONS)["prediction"][0]
     line, *rest = result.stdout.decode().splitlines()
     assert line.startswith(f"good.png  {digit}  ")
     assert rest == []
@@ -95,7 +96,7 @@ def test_json_and_standard_input(digits: UInt8Array) -> None:
     result = command("--json", "-", data=buffer.getvalue())
     assert (result.returncode, result.stderr) == (0, b"")
     [prediction] = json.loads(result.stdout)
-    row = pd.read_csv("reports/predictions.csv").iloc[0]
+    row = pd.read_csv(PREDICTIONS).iloc[0]
     assert prediction["file"] == "-"
     assert prediction["digit"] == prediction["top"][0]["digit"] == str(int(row["prediction"]))
     assert (

@@ -13,6 +13,7 @@ from helpers import LABELS, SAMPLE_FILES, assert_sample_is_fetched, set_params
 
 from pipeline.errors import FetchError
 from pipeline.mnist import sources
+from pipeline.paths import RAW
 from pipeline.stages import fetch
 
 
@@ -147,7 +148,7 @@ def test_a_misbehaving_server_is_given_up(
     mirror(answer)
     with pytest.raises(FetchError, match=rf"torchvision http://127.0.0.1:\d+/: .*{reason}"):
         fetch.main()
-    assert not Path("data/raw").exists()
+    assert not RAW.exists()
     assert not Path("data/raw.partial").exists()
 
 

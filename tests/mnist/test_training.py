@@ -11,6 +11,7 @@ from pipeline.mnist.inference import load_to_device
 from pipeline.mnist.model import CNN
 from pipeline.mnist.tensors import TensorInfo
 from pipeline.mnist.training import Epoch, TrainingState, fit, random_shift
+from pipeline.paths import TRAIN
 
 INFO = TensorInfo(dataset="MNIST", classes=tuple("0123456789"), mean=0.5, std=0.5)
 CPU = torch.device("cpu")
@@ -80,7 +81,7 @@ def test_the_constant_schedule_is_the_notebooks_loop(finished: Path) -> None:
     history, network = train_on(
         finished, epochs=1, schedule="constant", max_shift=0, learning_rate=0.001
     )
-    train = load_to_device(finished / "data/tensors/train.safetensors", CPU)
+    train = load_to_device(finished / TRAIN, CPU)
     make_deterministic(1)
     reference = CNN()
     optimizer = torch.optim.Adam(reference.parameters(), lr=0.001, fused=True)

@@ -5,10 +5,8 @@ import pytest
 
 from pipeline.mnist.layers import load_trace
 from pipeline.mnist.tensors import load_digits
+from pipeline.paths import LAYERS, PREDICTIONS, TEST
 from pipeline.report import page
-from pipeline.stages import report
-
-PREDICTIONS = Path("reports/predictions.csv")
 
 
 def test_wilsons_interval_of_a_worked_example() -> None:
@@ -33,8 +31,8 @@ def test_the_confused_pairs_are_the_most_frequent() -> None:
 
 
 def test_the_probabilities_of_an_example_are_the_models(finished_workspace: Path) -> None:
-    insides = load_trace(report.LAYERS)
-    test, info = load_digits(report.TEST)
+    insides = load_trace(LAYERS)
+    test, info = load_digits(TEST)
     predictions = pd.read_csv(PREDICTIONS)
     for example, index in enumerate(insides.examples):
         probabilities = page.example_view(example, insides, test.images[index, 0], info)[

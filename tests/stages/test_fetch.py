@@ -7,6 +7,7 @@ from helpers import LABELS, SAMPLE_FILES, assert_sample_is_fetched, files_under,
 
 from pipeline.errors import DataError
 from pipeline.mnist import sources
+from pipeline.paths import RAW
 from pipeline.stages import fetch
 
 
@@ -27,7 +28,7 @@ def test_gzipped_files_of_a_folder(workspace: Path) -> None:
 
 
 def test_plain_files_of_a_folder_replace_what_was_there(source: Path) -> None:
-    Path("data/raw").mkdir(parents=True)
+    RAW.mkdir(parents=True)
     Path("data/raw/other").touch()
     fetch.main()
     assert_sample_is_fetched()

@@ -20,10 +20,8 @@ from pipeline.mnist.checkpoint import Checkpoint, save_checkpoint
 from pipeline.mnist.model import CNN, load_model
 from pipeline.mnist.tensors import load_digits, save_digits
 from pipeline.mnist.training import Epoch
+from pipeline.paths import CHECKPOINTS, HISTORY, MODEL, RECEIPTS, TRAIN, VALIDATION
 from pipeline.stages import train
-
-MODEL = Path("models/model.safetensors")
-HISTORY = Path("reports/history.csv")
 
 
 def run_train(**environment: str) -> subprocess.CompletedProcess[str]:
@@ -159,7 +157,7 @@ def test_without_a_terminal_each_epoch_is_one_line_and_there_is_no_bar(
 
 
 def test_a_missing_tensor_file_is_one_line_and_exit_code_3(finished_workspace: Path) -> None:
-    Path("data/tensors/validation.safetensors").unlink()
+    VALIDATION.unlink()
     before = MODEL.read_bytes()
     result = run_train()
     assert result.returncode == 3
@@ -172,10 +170,8 @@ def test_a_missing_tensor_file_is_one_line_and_exit_code_3(finished_workspace: P
 
 def test_a_diverged_training_says_so_and_keeps_the_old_model(finished_workspace: Path) -> None:
     set_params(train={"learning_rate": 1.0, "epochs": 3, "max_shift": 0})
-    digits, info = load_digits(Path("data/tensors/train.safetensors"))
-    save_digits(
-        Path("data/tensors/train.safetensors"), digits, info.model_copy(update={"std": 1e-38})
-    )
+    digits, info = load_digits(TRAIN)
+    save_digits(TRAIN, digits, info.model_copy(update={"std": 1e-38}))
     before = MODEL.read_bytes()
     with pytest.raises(
         PipelineError, match=r"^training diverged: the loss of epoch 1 is \w+; lower params.yaml: "
@@ -248,7 +244,7 @@ def test_a_resumed_training_gives_the_bytes_of_an_uninterrupted_one(
     train.main()
     assert capsys.readouterr().out.splitlines()[0] == message
     assert (MODEL.read_bytes(), HISTORY.read_bytes()) == expected
-    assert list(Path(".checkpoints").iterdir()) == []
+    assert list(CHECKPOINTS.iterdir()) == []
 
 
 def test_a_damaged_checkpoint_is_a_warning_and_training_starts_anew(
@@ -256,7 +252,7 @@ def test_a_damaged_checkpoint_is_a_warning_and_training_starts_anew(
 ) -> None:
     before = MODEL.read_bytes()
     kill_after(1, monkeypatch)
-    (path,) = Path(".checkpoints").iterdir()
+    (path,) = CHECKPOINTS.iterdir()
     path.write_bytes(path.read_bytes()[:-1])
     capsys.readouterr()
     train.main()
@@ -277,16 +273,16 @@ def test_another_trainings_checkpoint_is_left_alone(
     value: object,
 ) -> None:
     kill_after(1, monkeypatch)
-    others = list(Path(".checkpoints").iterdir())
+    others = list(CHECKPOINTS.iterdir())
     set_params(train={name: value})
     capsys.readouterr()
     train.main()
     assert "resuming" not in capsys.readouterr().out
-    assert list(Path(".checkpoints").iterdir()) == others
+    assert list(CHECKPOINTS.iterdir()) == others
 
 
 def test_the_receipt_tells_the_environment_under_the_models_hash(finished_workspace: Path) -> None:
-    (path,) = Path("receipts").iterdir()
+    (path,) = RECEIPTS.iterdir()
     assert path.stem == hashlib.md5(MODEL.read_bytes()).hexdigest()
     receipt = json.loads(path.read_text(encoding="utf-8"))
     assert receipt["device"] == "cpu"
