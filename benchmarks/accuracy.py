@@ -31,7 +31,6 @@ def main() -> None:
     info = TensorInfo(
         dataset="MNIST", classes=tuple("0123456789"), mean=preprocess.mean, std=preprocess.std
     )
-    recipe = train.model_dump(exclude={"seed", "keep", "device"})
     keep_freed_memory()
     accuracies = []
     for seed in range(1, seeds + 1):
@@ -42,7 +41,9 @@ def main() -> None:
         )
         make_deterministic(seed)
         network = CNN()
-        history = list(fit(network, train_digits, validation, seed=seed, **recipe))
+        history = list(
+            fit(network, train_digits, validation, train.model_copy(update={"seed": seed}))
+        )
         accuracies.append((predict(network, test).argmax(1) == test.labels).double().mean().item())
         print(
             f"seed {seed}: test {accuracies[-1]:.2%}, validation"

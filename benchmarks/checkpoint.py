@@ -36,7 +36,6 @@ def main() -> None:
 
         keep_freed_memory()
         make_deterministic(params.seed)
-        recipe = params.model_dump(exclude={"keep", "device", "checkpoint_every"})
         start = perf_counter()
         checkpoint_path(paths, params=params.model_dump())
         load_checkpoint(path)
@@ -48,7 +47,7 @@ def main() -> None:
                     CNN(),
                     train,
                     validation,
-                    **recipe,
+                    params,
                     save=save,
                     save_every=params.checkpoint_every,
                 )

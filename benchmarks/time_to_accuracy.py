@@ -41,14 +41,12 @@ def run_ours(seed: int) -> tuple[float, float]:
     """Seconds and test accuracy."""
     cpu = torch.device("cpu")
     train, validation, test = (load_to_device(path, cpu) for path in (TRAIN, VALIDATION, TEST))
-    recipe = load_params("train", TrainParams).model_dump(exclude={"keep", "device"}) | {
-        "seed": seed,
-        "epochs": EPOCHS,
-    }
+    params = load_params("train", TrainParams)
+    recipe = params.model_copy(update={"seed": seed, "epochs": EPOCHS})
     keep_freed_memory()
     make_deterministic(seed)
     network, start = CNN(), perf_counter()
-    list(fit(network, train, validation, **recipe))
+    list(fit(network, train, validation, recipe))
     seconds = perf_counter() - start
     return seconds, (predict(network, test).argmax(1) == test.labels).double().mean().item()
 

@@ -6,6 +6,7 @@ from typing import Any, Literal, NamedTuple, Never
 
 import torch
 import torch.nn.functional as F
+from pydantic import Field
 from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler, OneCycleLR
 from tqdm import tqdm
@@ -13,9 +14,20 @@ from tqdm import tqdm
 from pipeline.mnist.idx import IMAGE_SIZE
 from pipeline.mnist.inference import TensorDigits, normalize, predict
 from pipeline.mnist.model import CNN
+from pipeline.params import Params
 
-ScheduleName = Literal["constant", "one-cycle"]
 STEPS_PER_REFRESH = 20  # of the progress bar: reading the loss waits for a GPU
+
+
+class Recipe(Params):
+    """What decides how the network is trained."""
+
+    seed: int = Field(ge=0, lt=2**32)
+    epochs: int = Field(gt=0)
+    batch_size: int = Field(gt=0)
+    learning_rate: float = Field(gt=0, le=1)  # with the one-cycle schedule its peak
+    schedule: Literal["constant", "one-cycle"]
+    max_shift: int = Field(ge=0, le=14)  # pixels
 
 
 class Epoch(NamedTuple):
@@ -43,31 +55,26 @@ def fit(
     network: CNN,
     train: TensorDigits,
     validation: TensorDigits,
+    recipe: Recipe,
     *,
-    seed: int,
-    epochs: int,
-    batch_size: int,
-    learning_rate: float,
-    schedule: ScheduleName,
-    max_shift: int,
     resume: TrainingState | None = None,
     save: Callable[[TrainingState], None] = lambda snapshot: None,
     save_every: int = 0,
 ) -> Iterator[Epoch]:
     """Train `network` in place with Adam and cross-entropy; yield after each epoch's validation.
 
-    `learning_rate` is the peak of the one-cycle schedule (Smith & Topin,
+    The recipe's learning rate is the peak of the one-cycle schedule (Smith & Topin,
     https://arxiv.org/abs/1708.07120). Order and shifts are drawn on the CPU, so that they are the
     same on every device. `save` is called after each epoch, once the caller is done with it, and
     after every `save_every` steps of one; with what it was given as `resume`, training goes on to
     the same bits.
     """
-    steps = math.ceil(len(train.labels) / batch_size)
-    generator = torch.Generator().manual_seed(seed)
-    optimizer = torch.optim.Adam(network.parameters(), lr=learning_rate, fused=True)
+    steps = math.ceil(len(train.labels) / recipe.batch_size)
+    generator = torch.Generator().manual_seed(recipe.seed)
+    optimizer = torch.optim.Adam(network.parameters(), lr=recipe.learning_rate, fused=True)
     scheduler: LRScheduler = (
-        OneCycleLR(optimizer, max_lr=learning_rate, total_steps=epochs * steps)
-        if schedule == "one-cycle"
+        OneCycleLR(optimizer, max_lr=recipe.learning_rate, total_steps=recipe.epochs * steps)
+        if recipe.schedule == "one-cycle"
         else LambdaLR(optimizer, lambda step: 1.0)
     )
     first, done = 1, 0
@@ -75,17 +82,17 @@ def fit(
         first, done, tensors, _ = resume
         restore(resume, network, optimizer, scheduler, generator)
         order, loss_sum = tensors["order"], tensors["loss_sum"].to(train.labels.device)
-    for epoch in range(first, epochs + 1):
+    for epoch in range(first, recipe.epochs + 1):
         network.train()
         if done == 0:
             loss_sum = torch.zeros((), device=train.labels.device)
             order = torch.randperm(len(train.labels), generator=generator)
-        with progress_bar(len(order), done, f"epoch {epoch}/{epochs}") as bar:
+        with progress_bar(len(order), done, f"epoch {epoch}/{recipe.epochs}") as bar:
             for step, rows in enumerate(
-                order[done:].split(batch_size), start=done // batch_size + 1
+                order[done:].split(recipe.batch_size), start=done // recipe.batch_size + 1
             ):
                 images = normalize(
-                    random_shift(train.images[rows], max_shift, generator), train.info
+                    random_shift(train.images[rows], recipe.max_shift, generator), train.info
                 )
                 loss = F.cross_entropy(network(images), train.labels[rows])
                 optimizer.zero_grad()

@@ -21,18 +21,12 @@ from pipeline.mnist.device import DeviceName, choose_device, keep_freed_memory, 
 from pipeline.mnist.environment import describe_environment, write_receipt
 from pipeline.mnist.inference import load_to_device
 from pipeline.mnist.model import CNN, save_model
-from pipeline.mnist.training import Epoch, ScheduleName, TrainingState, fit, with_prefix
-from pipeline.params import Params, load_params
+from pipeline.mnist.training import Epoch, Recipe, TrainingState, fit, with_prefix
+from pipeline.params import load_params
 from pipeline.paths import HISTORY, MODEL, TRAIN, VALIDATION
 
 
-class TrainParams(Params):
-    seed: int = Field(ge=0, lt=2**32)
-    epochs: int = Field(gt=0)
-    batch_size: int = Field(gt=0)
-    learning_rate: float = Field(gt=0, le=1)
-    schedule: ScheduleName
-    max_shift: int = Field(ge=0, le=14)  # pixels
+class TrainParams(Recipe):
     keep: Literal["best", "last"]  # epoch, by validation accuracy
     device: DeviceName
     checkpoint_every: int = Field(ge=0)  # steps; 0: after each epoch only
@@ -61,12 +55,11 @@ def main() -> None:
         }
         save_checkpoint(path, Checkpoint(tensors, values))
 
-    recipe = params.model_dump(exclude={"keep", "device", "checkpoint_every"})
     for epoch in fit(
         network,
         train,
         validation,
-        **recipe,
+        params,
         resume=resume,
         save=save,
         save_every=params.checkpoint_every,

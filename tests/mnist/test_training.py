@@ -10,19 +10,14 @@ from pipeline.mnist.device import make_deterministic
 from pipeline.mnist.inference import load_to_device
 from pipeline.mnist.model import CNN
 from pipeline.mnist.tensors import TensorInfo
-from pipeline.mnist.training import Epoch, TrainingState, fit, random_shift
+from pipeline.mnist.training import Epoch, Recipe, TrainingState, fit, random_shift
 from pipeline.paths import TRAIN
 
 INFO = TensorInfo(dataset="MNIST", classes=tuple("0123456789"), mean=0.5, std=0.5)
 CPU = torch.device("cpu")
-RECIPE: dict[str, Any] = {
-    "seed": 1,
-    "epochs": 2,
-    "batch_size": 32,
-    "learning_rate": 0.004,
-    "schedule": "one-cycle",
-    "max_shift": 1,
-}
+RECIPE = Recipe(
+    seed=1, epochs=2, batch_size=32, learning_rate=0.004, schedule="one-cycle", max_shift=1
+)
 
 
 def train_on(folder: Path, **changes: Any) -> tuple[list[Epoch], CNN]:
@@ -30,10 +25,10 @@ def train_on(folder: Path, **changes: Any) -> tuple[list[Epoch], CNN]:
         load_to_device(folder / "data" / "tensors" / f"{name}.safetensors", CPU)
         for name in ("train", "validation")
     )
-    recipe = RECIPE | changes
-    make_deterministic(recipe["seed"])
+    recipe = RECIPE.model_copy(update=changes)
+    make_deterministic(recipe.seed)
     network = CNN()
-    return list(fit(network, train, validation, **recipe)), network
+    return list(fit(network, train, validation, recipe)), network
 
 
 def test_each_image_moves_by_its_own_offset_and_zeros_come_in() -> None:
@@ -132,7 +127,13 @@ def test_from_every_snapshot_training_goes_on_to_the_same_bits(
         make_deterministic(1)
         network = CNN()
         return list(
-            fit(network, train, validation, **RECIPE | {"schedule": schedule}, **settings)
+            fit(
+                network,
+                train,
+                validation,
+                RECIPE.model_copy(update={"schedule": schedule}),
+                **settings,
+            )
         ), network
 
     plain, expected = run()
