@@ -15,7 +15,7 @@ from pipeline.mnist.idx import read_raw
 from pipeline.mnist.inference import TensorDigits, predict
 from pipeline.mnist.model import CNN
 from pipeline.mnist.tensors import TensorInfo
-from pipeline.mnist.training import fit
+from pipeline.mnist.training import TrainingState, fit
 from pipeline.params import load_params
 from pipeline.paths import RAW
 from pipeline.stages.preprocess import PreprocessParams, split
@@ -41,9 +41,9 @@ def main() -> None:
         )
         make_deterministic(seed)
         network = CNN()
-        history = list(
-            fit(network, train_digits, validation, train.model_copy(update={"seed": seed}))
-        )
+        recipe = train.model_copy(update={"seed": seed})
+        state = TrainingState.start(network, recipe, len(train_digits.labels))
+        history = list(fit(state, train_digits, validation, recipe, save=lambda state: None))
         accuracies.append((predict(network, test).argmax(1) == test.labels).double().mean().item())
         print(
             f"seed {seed}: test {accuracies[-1]:.2%}, validation"

@@ -11,7 +11,7 @@ from time import perf_counter
 
 import torch
 
-from pipeline.mnist.checkpoint import Checkpoint, checkpoint_path, load_checkpoint, save_checkpoint
+from pipeline.mnist.checkpoint import checkpoint_path, load_checkpoint, save_checkpoint
 from pipeline.mnist.device import keep_freed_memory, make_deterministic
 from pipeline.mnist.inference import load_to_device
 from pipeline.mnist.model import CNN
@@ -29,9 +29,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory(dir=".") as name:
         path = Path(name) / "checkpoint"
 
-        def save(snapshot: TrainingState) -> None:
+        def save(state: TrainingState) -> None:
             start = perf_counter()
-            save_checkpoint(path, Checkpoint(snapshot.tensors, snapshot.values))
+            save_checkpoint(path, state.to_checkpoint())
             saving.append(perf_counter() - start)
 
         keep_freed_memory()
@@ -41,18 +41,9 @@ def main() -> None:
         load_checkpoint(path)
         preparing = perf_counter() - start
         start = perf_counter()
-        epochs = len(
-            list(
-                fit(
-                    CNN(),
-                    train,
-                    validation,
-                    params,
-                    save=save,
-                    save_every=params.checkpoint_every,
-                )
-            )
-        )
+        state = TrainingState.start(CNN(), params, len(train.labels))
+        every = params.checkpoint_every
+        epochs = len(list(fit(state, train, validation, params, save=save, save_every=every)))
         total = perf_counter() - start
         size = path.stat().st_size
     share = (preparing + sum(saving)) / (total - sum(saving))

@@ -20,7 +20,7 @@ from benchmarks import notebook
 from pipeline.mnist.device import keep_freed_memory, make_deterministic
 from pipeline.mnist.inference import TensorDigits, load_to_device
 from pipeline.mnist.model import CNN
-from pipeline.mnist.training import Recipe, fit
+from pipeline.mnist.training import Recipe, TrainingState, fit
 from pipeline.paths import RAW, TRAIN
 
 ROUNDS = 7
@@ -47,7 +47,8 @@ def time_ours() -> float:
     validation = TensorDigits(digits.images[:1], digits.labels[:1], digits.info)
     keep_freed_memory()
     make_deterministic(1)
-    times = [perf_counter() for _ in fit(CNN(), train, validation, RECIPE)]
+    state = TrainingState.start(CNN(), RECIPE, IMAGES)
+    times = [perf_counter() for _ in fit(state, train, validation, RECIPE, save=lambda state: None)]
     return IMAGES / statistics.median(after - before for before, after in pairwise(times))
 
 

@@ -19,7 +19,7 @@ from benchmarks import notebook
 from pipeline.mnist.device import keep_freed_memory, make_deterministic
 from pipeline.mnist.inference import load_to_device, predict
 from pipeline.mnist.model import CNN
-from pipeline.mnist.training import fit
+from pipeline.mnist.training import TrainingState, fit
 from pipeline.params import load_params
 from pipeline.paths import RAW, TEST, TRAIN, VALIDATION
 from pipeline.stages.train import TrainParams
@@ -46,7 +46,8 @@ def run_ours(seed: int) -> tuple[float, float]:
     keep_freed_memory()
     make_deterministic(seed)
     network, start = CNN(), perf_counter()
-    list(fit(network, train, validation, recipe))
+    state = TrainingState.start(network, recipe, len(train.labels))
+    list(fit(state, train, validation, recipe, save=lambda state: None))
     seconds = perf_counter() - start
     return seconds, (predict(network, test).argmax(1) == test.labels).double().mean().item()
 

@@ -17,9 +17,9 @@ from helpers import set_params
 
 from pipeline.errors import PipelineError
 from pipeline.mnist.checkpoint import Checkpoint, save_checkpoint
-from pipeline.mnist.model import CNN, load_model
+from pipeline.mnist.model import load_model
 from pipeline.mnist.tensors import load_digits, save_digits
-from pipeline.mnist.training import Epoch
+from pipeline.mnist.training import Epoch, TrainingState
 from pipeline.paths import CHECKPOINTS, HISTORY, MODEL, RECEIPTS, TRAIN, VALIDATION
 from pipeline.stages import train
 
@@ -114,15 +114,14 @@ def test_another_seed_gives_another_model(finished_workspace: Path) -> None:
 def test_the_best_epoch_is_kept_or_the_last(
     finished_workspace: Path, monkeypatch: pytest.MonkeyPatch, keep: str, kept: float
 ) -> None:
-    def fit(network: CNN, *arguments: object, **settings: object) -> Iterator[Epoch]:
-        """Epochs whose weights all equal their number; the best accuracy comes second, and again
-        third.
-        """
+    def fit(state: TrainingState, *arguments: object, **settings: object) -> Iterator[Epoch]:
+        """Epochs whose weights all equal their number; the best accuracy comes twice."""
         for number, accuracy in enumerate([0.5, 0.9, 0.9, 0.7], start=1):
             with torch.no_grad():
-                for parameter in network.parameters():
+                for parameter in state.network.parameters():
                     parameter.fill_(number)
-            yield Epoch(number, 0.1, 1.0, 1.0, accuracy)
+            state.history.append(Epoch(number, 0.1, 1.0, 1.0, accuracy))
+            yield state.history[-1]
 
     monkeypatch.setattr(train, "fit", fit)
     set_params(train={"keep": keep, "epochs": 4})
