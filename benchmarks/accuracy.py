@@ -1,8 +1,7 @@
-"""Test accuracy of the parameters in params.yaml over several seeds: each run, the mean and the
-standard deviation.
+"""Test accuracy with params.yaml for several seeds, their mean and standard deviation.
 
-Run: python -m benchmarks.accuracy [SEEDS, 5 by default]. Every seed splits, shuffles, shifts and
-starts anew; the validation split is held out throughout, and the test split is only measured.
+Run: python -m benchmarks.accuracy [SEEDS, 5 by default]. A seed decides the validation split, the
+first weights, the order and the shifts. No training sees its validation images or the test split.
 """
 
 import statistics

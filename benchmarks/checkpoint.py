@@ -1,8 +1,7 @@
-"""What checkpoints cost: their time as a share of the training's, both measured in the same run on
-the real MNIST.
+"""The time that checkpoints take, as a share of the training on MNIST.
 
-Run: python -m benchmarks.checkpoint, where the tensors are. Pairing whole trainings would drown the
-share in the machine's noise.
+Run: python -m benchmarks.checkpoint, after `dvc repro preprocess`. Both times are of one training:
+two trainings would differ by more than the share.
 """
 
 import tempfile

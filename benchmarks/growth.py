@@ -1,7 +1,7 @@
-"""Time and memory of preprocess and train on ten times the images, made by repeating the data.
+"""Time and memory of preprocess and train on ten times the images, which repeat the data.
 
-Run: python -m benchmarks.growth. Each stage runs in a process of its own, in a temporary folder;
-its imports do not count. Train runs one epoch.
+Run: python -m benchmarks.growth. Each stage runs in its own process, in a temporary folder. Its
+imports do not count. Train runs one epoch.
 """
 
 import json
@@ -23,7 +23,7 @@ TIMES = 10
 
 
 def repeat_raw(source: Path, target: Path, times: int) -> None:
-    """Copy the IDX files with their items repeated, and the count in the header multiplied."""
+    """Copy the IDX files, with their items repeated and the count in the header multiplied."""
     target.mkdir(parents=True)
     (target / DATASET_FILE).write_bytes((source / DATASET_FILE).read_bytes())
     for names in RAW_FILES.values():
@@ -37,7 +37,7 @@ def repeat_raw(source: Path, target: Path, times: int) -> None:
 
 
 def run_stage(name: str) -> dict[str, float]:
-    """Seconds of the stage's main, and the process's peak memory in bytes."""
+    """Return the seconds of the stage's main, and the process's peak memory in bytes."""
     stage = import_module(f"pipeline.stages.{name}")
     start = perf_counter()
     stage.main()

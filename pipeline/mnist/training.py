@@ -62,16 +62,19 @@ class TrainingState:
 
     @classmethod
     def start(cls, network: nn.Module, recipe: Recipe, images: int) -> Self:
-        """Return the state before the first step of a training on so many images."""
+        """Return the state before the first step of a training on that number of images."""
         rate, steps = recipe.learning_rate, recipe.epochs * math.ceil(images / recipe.batch_size)
         optimizer = torch.optim.Adam(network.parameters(), lr=rate, fused=True)
+        scheduler: LRScheduler = (
+            OneCycleLR(optimizer, max_lr=rate, total_steps=steps)
+            if recipe.schedule == "one-cycle"
+            else LambdaLR(optimizer, lambda step: 1.0)
+        )
         return cls(
             network,
             optimizer,
-            OneCycleLR(optimizer, max_lr=rate, total_steps=steps)
-            if recipe.schedule == "one-cycle"
-            else LambdaLR(optimizer, lambda step: 1.0),
-            torch.Generator().manual_seed(recipe.seed),
+            scheduler,
+            generator=torch.Generator().manual_seed(recipe.seed),
             order=torch.arange(images),
             loss_sum=torch.zeros((), device=device_of(network)),
         )
@@ -88,7 +91,10 @@ class TrainingState:
         }
 
     def to_checkpoint(self) -> Checkpoint:
-        """Return the state as tensors, those in use and no copies, and values for JSON."""
+        """Return the state as tensors and values for JSON.
+
+        The tensors are those in use, not copies, so the next step changes them.
+        """
         optimizer = self.optimizer.state_dict()
         tensors = {
             "order": self.order,

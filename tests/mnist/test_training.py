@@ -76,7 +76,7 @@ def test_equal_seeds_give_equal_bits_and_others_do_not(finished: Path) -> None:
 
 
 def test_the_constant_schedule_is_the_notebooks_loop(finished: Path) -> None:
-    """Plain PyTorch, step by step, over the same order: the same weights to the bit."""
+    """Its weights are those of plain PyTorch over the same order of images."""
     history, network = train_on(
         finished, epochs=1, schedule="constant", max_shift=0, learning_rate=0.001
     )
@@ -93,11 +93,10 @@ def test_the_constant_schedule_is_the_notebooks_loop(finished: Path) -> None:
         loss.backward()
         optimizer.step()
         losses += [loss.item()] * len(rows)
-    for ours, theirs in zip(network.parameters(), reference.parameters(), strict=True):
-        torch.testing.assert_close(ours, theirs)
-    assert history[0].train_loss == pytest.approx(
-        sum(losses) / 500
-    )  # the short last batch weighs what it should
+    for actual, expected in zip(network.parameters(), reference.parameters(), strict=True):
+        torch.testing.assert_close(actual, expected)
+    # the mean over images, not over batches: the last batch is shorter
+    assert history[0].train_loss == pytest.approx(sum(losses) / 500)
     assert history[0].learning_rate == 0.001
 
 

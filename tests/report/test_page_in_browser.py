@@ -1,4 +1,4 @@
-"""The report in a real browser, judged by axe-core."""
+"""The report in a real browser, also checked for accessibility by axe-core."""
 
 import os
 import shutil
@@ -49,7 +49,7 @@ def mistakes(folder: Path) -> pd.DataFrame:
 
 
 def press_until(page: Page, key: str, selector: str) -> None:
-    """Go on by keyboard until the element has the focus."""
+    """Press the key until the element has the focus."""
     for _ in range(300):
         if page.evaluate("selector => document.activeElement.matches(selector)", selector):
             return
@@ -58,7 +58,7 @@ def press_until(page: Page, key: str, selector: str) -> None:
 
 
 def test_it_opens_from_disk_asks_for_nothing_and_says_nothing(visit: Visit) -> None:
-    """The fixture asserts the latter two for every test."""
+    """The fixture checks for every test that the page loads nothing and logs nothing."""
     broken = visit.page.evaluate(
         "Array.from(document.images).filter(i => !i.hidden && !i.naturalWidth).length"
     )

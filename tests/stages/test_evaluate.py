@@ -54,7 +54,7 @@ def test_equal_inputs_give_equal_bytes(finished_workspace: Path) -> None:
     assert files_under(Path("reports")) == before
 
 
-def test_the_insides_are_of_an_image_of_each_class_read_correctly_and_of_the_least_certain(
+def test_an_image_of_each_class_read_correctly_and_the_least_certain_one_are_traced(
     finished_workspace: Path,
 ) -> None:
     predictions = pd.read_csv(PREDICTIONS)
@@ -70,10 +70,10 @@ def test_the_insides_are_of_an_image_of_each_class_read_correctly_and_of_the_lea
     assert list(rows["index"]) == [correct[digit] for digit in range(10)]
 
 
-def test_the_insides_end_in_the_predictions(finished_workspace: Path) -> None:
-    insides = load_trace(LAYERS)
-    logits = torch.from_numpy(insides.outputs["dense2"])
-    predictions = pd.read_csv(PREDICTIONS).iloc[insides.examples]
+def test_the_trace_ends_in_the_predictions(finished_workspace: Path) -> None:
+    trace = load_trace(LAYERS)
+    logits = torch.from_numpy(trace.outputs["dense2"])
+    predictions = pd.read_csv(PREDICTIONS).iloc[trace.examples]
     assert list(logits.argmax(1)) == list(predictions["prediction"])
     np.testing.assert_allclose(logits.softmax(1).amax(1), predictions["confidence"], atol=2e-6)
 

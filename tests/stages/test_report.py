@@ -18,7 +18,7 @@ from pipeline.stages import report
 
 
 class Page(HTMLParser):
-    """Collects the addresses a browser would load, and the texts in place of pictures."""
+    """Collects tags, ids, the addresses that a browser would load, and the texts of pictures."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -66,11 +66,11 @@ def test_every_picture_has_words_in_its_place_and_every_id_is_its_own(
 
 
 def test_the_figures_are_those_of_the_metrics(finished_workspace: Path) -> None:
-    """The same digits, not computed again."""
+    """They are copied, not computed again."""
     metrics = json.loads(METRICS.read_text(encoding="utf-8"))
-    doctored = metrics | {"f1": 0.1234, "loss": 7.6543, "expected_calibration_error": 0.4321}
-    doctored["per_class"]["3"]["recall"] = 0.2468
-    METRICS.write_text(json.dumps(doctored), encoding="utf-8")
+    changed = metrics | {"f1": 0.1234, "loss": 7.6543, "expected_calibration_error": 0.4321}
+    changed["per_class"]["3"]["recall"] = 0.2468
+    METRICS.write_text(json.dumps(changed), encoding="utf-8")
     report.main()
     text = REPORT.read_text(encoding="utf-8")
     assert all(figure in text for figure in ("0.1234", "7.6543", "0.4321", "0.2468"))
@@ -106,9 +106,9 @@ def test_it_starts_without_torch() -> None:
 def test_one_epoch_one_bin_and_a_class_without_images_make_a_page(finished_workspace: Path) -> None:
     HISTORY.write_text("".join(HISTORY.read_text().splitlines(keepends=True)[:2]))
     RELIABILITY.write_text("lower,upper,images,confidence,accuracy\n0,1,200,0.9,0.8\n")
-    insides = load_trace(LAYERS)
-    outputs = {name: values[:3] for name, values in insides.outputs.items()}
-    save_trace(LAYERS, replace(insides, examples=insides.examples[:3], outputs=outputs))
+    trace = load_trace(LAYERS)
+    outputs = {name: values[:3] for name, values in trace.outputs.items()}
+    save_trace(LAYERS, replace(trace, examples=trace.examples[:3], outputs=outputs))
     report.main()
     assert REPORT.read_text(encoding="utf-8").count('name="example"') == 3
 

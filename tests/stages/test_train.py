@@ -85,19 +85,19 @@ def test_another_folder_changes_no_byte(
 
 @pytest.mark.slow
 def test_a_terminal_changes_no_byte(finished_workspace: Path) -> None:
-    """With one there is a progress bar, which reads the loss within an epoch."""
+    """In a terminal there is a progress bar, which reads the loss within an epoch."""
     before = MODEL.read_bytes(), HISTORY.read_bytes()
-    ours, theirs = pty.openpty()
-    termios.tcsetwinsize(theirs, (24, 100))
+    terminal, its_end = pty.openpty()
+    termios.tcsetwinsize(its_end, (24, 100))
     process = subprocess.Popen(
-        [sys.executable, "-m", "pipeline.stages.train"], stdout=theirs, stderr=theirs
+        [sys.executable, "-m", "pipeline.stages.train"], stdout=its_end, stderr=its_end
     )
-    os.close(theirs)
+    os.close(its_end)
     shown = b""
     with suppress(OSError):  # EIO: the other end is closed
-        while chunk := os.read(ours, 4096):
+        while chunk := os.read(terminal, 4096):
             shown += chunk
-    os.close(ours)
+    os.close(terminal)
     assert process.wait() == 0
     assert b"epoch 1/2: 100%" in shown
     assert (MODEL.read_bytes(), HISTORY.read_bytes()) == before
@@ -195,7 +195,7 @@ def test_bad_params_are_exit_code_2(finished_workspace: Path) -> None:
 
 
 def kill_after(saves: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have the training end, as by a kill, right after it has written so many checkpoints."""
+    """Train, and end as by a kill as soon as so many checkpoints are written."""
     count = 0
 
     def save_and_die(path: Path, content: Checkpoint) -> None:
@@ -235,10 +235,9 @@ def test_a_resumed_training_gives_the_bytes_of_an_uninterrupted_one(
     set_params(train={"epochs": 3, "keep": keep, "checkpoint_every": every})
     kill_after(saves, monkeypatch)
     MODEL.unlink()
-    HISTORY.unlink()  # as DVC does
-    set_params(
-        train={"epochs": 3, "keep": keep, "checkpoint_every": 7}
-    )  # the cadence is no part of the fingerprint
+    HISTORY.unlink()  # DVC deletes both
+    # another interval is no other training
+    set_params(train={"epochs": 3, "keep": keep, "checkpoint_every": 7})
     capsys.readouterr()
     train.main()
     assert capsys.readouterr().out.splitlines()[0] == message
