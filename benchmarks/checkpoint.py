@@ -1,8 +1,7 @@
-"""What checkpoints cost: their time as a share of the training's, both measured in the same run on
-the real MNIST.
+"""The time that checkpoints take, as a share of the training on MNIST.
 
-Run: python -m benchmarks.checkpoint, where the tensors are. Pairing whole trainings would drown the
-share in the machine's noise.
+Run: python -m benchmarks.checkpoint, after `dvc repro preprocess`. Both times are of one training:
+two trainings would differ by more than the share.
 """
 
 import tempfile
@@ -11,48 +10,39 @@ from time import perf_counter
 
 import torch
 
-from pipeline.mnist.checkpoint import Checkpoint, checkpoint_path, load_checkpoint, save_checkpoint
+from pipeline.mnist.checkpoint import checkpoint_path, load_checkpoint, save_checkpoint
 from pipeline.mnist.device import keep_freed_memory, make_deterministic
 from pipeline.mnist.inference import load_to_device
 from pipeline.mnist.model import CNN
 from pipeline.mnist.training import TrainingState, fit
 from pipeline.params import load_params
-from pipeline.stages.train import TENSORS, TrainParams
+from pipeline.paths import TRAIN, VALIDATION
+from pipeline.stages.train import TrainParams
 
 
 def main() -> None:
     params = load_params("train", TrainParams)
-    paths = [TENSORS / f"{name}.safetensors" for name in ("train", "validation")]
+    paths = [TRAIN, VALIDATION]
     train, validation = (load_to_device(path, torch.device("cpu")) for path in paths)
     saving: list[float] = []
     with tempfile.TemporaryDirectory(dir=".") as name:
         path = Path(name) / "checkpoint"
 
-        def save(snapshot: TrainingState) -> None:
+        def save(state: TrainingState) -> None:
             start = perf_counter()
-            save_checkpoint(path, Checkpoint(snapshot.tensors, snapshot.values))
+            save_checkpoint(path, state.to_checkpoint())
             saving.append(perf_counter() - start)
 
         keep_freed_memory()
         make_deterministic(params.seed)
-        recipe = params.model_dump(exclude={"keep", "device", "checkpoint_every"})
         start = perf_counter()
         checkpoint_path(paths, params=params.model_dump())
         load_checkpoint(path)
         preparing = perf_counter() - start
         start = perf_counter()
-        epochs = len(
-            list(
-                fit(
-                    CNN(),
-                    train,
-                    validation,
-                    **recipe,
-                    save=save,
-                    save_every=params.checkpoint_every,
-                )
-            )
-        )
+        state = TrainingState.start(CNN(), params, len(train.labels))
+        every = params.checkpoint_every
+        epochs = len(list(fit(state, train, validation, params, save=save, save_every=every)))
         total = perf_counter() - start
         size = path.stat().st_size
     share = (preparing + sum(saving)) / (total - sum(saving))

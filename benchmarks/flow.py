@@ -17,6 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from benchmarks.overhead import seconds
+from pipeline.paths import RAW
 
 IDLE_ROUNDS, FULL_ROUNDS = 7, 5
 FLOW = ("python", "-m", "pipeline", "run")
@@ -48,7 +49,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         home, clone = f"{name}/prefect", Path(name) / "clone"
         subprocess.run(["git", "clone", "--quiet", Path.cwd(), clone], check=True)
-        shutil.copytree("data/raw", clone / "data" / "source")
+        shutil.copytree(RAW, clone / "data" / "source")
 
         def forget() -> None:
             shutil.rmtree(clone / ".dvc" / "cache", ignore_errors=True)

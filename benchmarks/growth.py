@@ -1,7 +1,7 @@
-"""Time and memory of preprocess and train on ten times the images, made by repeating the data.
+"""Time and memory of preprocess and train on ten times the images, which repeat the data.
 
-Run: python -m benchmarks.growth. Each stage runs in a process of its own, in a temporary folder;
-its imports do not count. Train runs one epoch.
+Run: python -m benchmarks.growth. Each stage runs in its own process, in a temporary folder. Its
+imports do not count. Train runs one epoch.
 """
 
 import json
@@ -17,12 +17,13 @@ from time import perf_counter
 from ruamel.yaml import YAML
 
 from pipeline.mnist.idx import DATASET_FILE, RAW_FILES
+from pipeline.paths import RAW
 
 TIMES = 10
 
 
 def repeat_raw(source: Path, target: Path, times: int) -> None:
-    """Copy the IDX files with their items repeated, and the count in the header multiplied."""
+    """Copy the IDX files, with their items repeated and the count in the header multiplied."""
     target.mkdir(parents=True)
     (target / DATASET_FILE).write_bytes((source / DATASET_FILE).read_bytes())
     for names in RAW_FILES.values():
@@ -36,7 +37,7 @@ def repeat_raw(source: Path, target: Path, times: int) -> None:
 
 
 def run_stage(name: str) -> dict[str, float]:
-    """Seconds of the stage's main, and the process's peak memory in bytes."""
+    """Return the seconds of the stage's main, and the process's peak memory in bytes."""
     stage = import_module(f"pipeline.stages.{name}")
     start = perf_counter()
     stage.main()
@@ -66,7 +67,7 @@ def main() -> None:
         params = yaml.load(Path("params.yaml").read_text(encoding="utf-8"))
         params["train"]["epochs"] = 1
         for times, folder in folders.items():
-            repeat_raw(Path("data/raw"), folder / "data" / "raw", times)
+            repeat_raw(RAW, folder / RAW, times)
             with (folder / "params.yaml").open("w", encoding="utf-8") as file:
                 yaml.dump(params, file)
         for stage, reads in (("preprocess", "data/raw"), ("train", "data/tensors")):

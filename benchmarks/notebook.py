@@ -1,6 +1,4 @@
-"""The notebook's loop, as a tutorial has it: torchvision data set, ToTensor, Normalize, DataLoader,
-Adam.
-"""
+"""The notebook's training: torchvision data set, ToTensor, Normalize, DataLoader, Adam."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -32,7 +30,7 @@ class Net(nn.Module):
 
 
 def load(raw: Path, folder: Path, train: bool) -> datasets.MNIST:
-    """torchvision looks for the IDX files under its own layout: link them there."""
+    """Return torchvision's data set, over a link to the IDX files where it expects them."""
     target = folder / "MNIST" / "raw"
     if not target.exists():
         target.parent.mkdir(parents=True)
@@ -44,7 +42,7 @@ def load(raw: Path, folder: Path, train: bool) -> datasets.MNIST:
 def train(
     data: datasets.MNIST, images: int | None, epochs: int, seed: int
 ) -> Iterator[tuple[float, Net]]:
-    """Yield each epoch's seconds, on all images or the first `images`."""
+    """Train on all images or the first `images`; yield each epoch's seconds and the network."""
     torch.manual_seed(seed)
     dataset = Subset(data, range(images)) if images else data
     loader = DataLoader(dataset, batch_size=64, shuffle=True)

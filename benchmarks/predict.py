@@ -1,8 +1,7 @@
-"""How well `predict` brings images into MNIST's form: test digits written out as files, and images
-of no digit.
+"""How well `predict` reads test digits that were written to image files, and noise.
 
-Run: python -m benchmarks.predict, where everything is up to date. A digit counts if `predict` reads
-what the model reads from the test split's own tensor.
+Run: python -m benchmarks.predict, after `dvc repro`. A digit counts if `predict` reads from
+the file what the model reads from the test split's tensor.
 """
 
 import tempfile
@@ -17,7 +16,7 @@ from PIL import Image, ImageOps
 from pipeline.mnist.idx import UInt8Array
 from pipeline.mnist.predict import predict_files
 from pipeline.mnist.tensors import load_digits
-from pipeline.stages.evaluate import PREDICTIONS, TEST
+from pipeline.paths import PREDICTIONS, TEST
 
 DIGITS = 100  # the first of the test split
 SIZES = (20, 28, 56, 112, 280, 1000)  # pixels
@@ -29,7 +28,7 @@ def enlarge(digit: UInt8Array, size: int) -> Image.Image:
 
 
 def scan(digit: UInt8Array, rng: np.random.Generator) -> Image.Image:
-    """Dark ink somewhere on a page: grey paper, light that falls off to one side, grain."""
+    """The digit in dark ink on a grey page with grain, under light that fades to one side."""
     page = np.zeros((700, 500))
     top, left = rng.integers(50, 350), rng.integers(50, 150)
     page[top : top + 280, left : left + 280] = np.asarray(enlarge(digit, 280))
@@ -38,7 +37,7 @@ def scan(digit: UInt8Array, rng: np.random.Generator) -> Image.Image:
 
 
 def noise(rng: np.random.Generator, size: int, fall: float) -> Image.Image:
-    """Noise whose spectrum falls with frequency: 0 is white, 2 is that of photographs."""
+    """Noise whose power falls with frequency: `fall` 0 is white, 2 is like photographs."""
     frequency = np.hypot(*np.meshgrid(np.fft.fftfreq(size), np.fft.fftfreq(size)))
     frequency[0, 0] = 1
     values: NDArray[np.float64] = np.fft.ifft2(
@@ -50,7 +49,7 @@ def noise(rng: np.random.Generator, size: int, fall: float) -> Image.Image:
 def variants(
     rng: np.random.Generator,
 ) -> Iterator[tuple[str, str, Callable[[UInt8Array], Image.Image]]]:
-    """The name of a kind of file, its suffix, and how it is made of a digit."""
+    """Yield kinds of files: a name, a suffix, and a function that makes an image of a digit."""
     for size in SIZES:
         light = partial(enlarge, size=size)
         yield f"{size} × {size} pixels, light on dark", "png", light

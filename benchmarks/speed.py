@@ -1,7 +1,7 @@
-"""Training speed against the notebook's, and our share of what the machine's matrix products allow.
+"""Training speed, compared with the notebook's and with the machine's matrix products.
 
-Run: make bench. The loops run in turn, each in a process of its own because heap tuning is
-process-wide, on the same images in batches of 64.
+Run: make bench. The loops run in turn on the same images in batches of 64. Each has a process of
+its own, because heap tuning affects a whole process.
 """
 
 import statistics
@@ -20,49 +20,44 @@ from benchmarks import notebook
 from pipeline.mnist.device import keep_freed_memory, make_deterministic
 from pipeline.mnist.inference import TensorDigits, load_to_device
 from pipeline.mnist.model import CNN
-from pipeline.mnist.training import fit
+from pipeline.mnist.training import Recipe, TrainingState, fit
+from pipeline.paths import RAW, TRAIN
 
 ROUNDS = 7
-IMAGES = 64 * 50  # an epoch's
-EPOCHS = 7  # of which the first warms up and the others' median counts: these machines are noisy
+IMAGES = 64 * 50  # in an epoch
+EPOCHS = 7  # the first warms up, and the median of the others counts
 CPU = torch.device("cpu")
-TENSORS = Path("data/tensors")
+RECIPE = Recipe(
+    seed=1, epochs=EPOCHS, batch_size=64, learning_rate=0.001, schedule="constant", max_shift=0
+)
 
 
 def time_notebook() -> float:
     """Images per second."""
     with tempfile.TemporaryDirectory() as folder:
-        data = notebook.load(Path("data/raw"), Path(folder), train=True)
+        data = notebook.load(RAW, Path(folder), train=True)
         seconds = [seconds for seconds, _ in notebook.train(data, IMAGES, EPOCHS, seed=1)]
     return IMAGES / statistics.median(seconds[1:])
 
 
 def time_ours() -> float:
-    """Images per second of the very loop that the train stage runs, less its validation."""
-    digits = load_to_device(TENSORS / "train.safetensors", CPU)
+    """Images per second of the loop that the train stage runs, without its validation."""
+    digits = load_to_device(TRAIN, CPU)
     train = TensorDigits(digits.images[:IMAGES], digits.labels[:IMAGES], digits.info)
     validation = TensorDigits(digits.images[:1], digits.labels[:1], digits.info)
     keep_freed_memory()
     make_deterministic(1)
-    epochs = fit(
-        *(CNN(), train, validation),
-        seed=1,
-        epochs=EPOCHS,
-        batch_size=64,
-        learning_rate=0.001,
-        schedule="constant",
-        max_shift=0,
-    )
-    times = [perf_counter() for _ in epochs]
+    state = TrainingState.start(CNN(), RECIPE, IMAGES)
+    times = [perf_counter() for _ in fit(state, train, validation, RECIPE, save=lambda state: None)]
     return IMAGES / statistics.median(after - before for before, after in pairwise(times))
 
 
 def time_products() -> float:
-    """Images per second of nothing but the matrix products that a training step comes down to.
+    """Images per second if a training step were its matrix products only.
 
-    A convolution is a product over its unfolded input (im2col); each layer has one product forward,
-    one for the gradient of its weights and, but for the first, one for that of its input. Each runs
-    alone; its best time counts.
+    A convolution is a product over its unfolded input (im2col). Each layer has one product forward
+    and one for the gradient of its weights; each but the first has one for the gradient of its
+    input. The best time of each product counts.
     """
     batch, forward = 64, [(28 * 28, 9, 32), (14 * 14, 288, 64), (1, 3136, 128), (1, 128, 10)]
     seconds = 0.0
@@ -90,7 +85,7 @@ def product_time(rows: int, inner: int, columns: int) -> float:
 
 
 def operations_per_image() -> float:
-    """Of the convolutions and matrix products of one training step, forward and backward."""
+    """Floating-point operations of one training step, forward and backward."""
     network, images = CNN(), torch.zeros(64, 1, 28, 28)
     with FlopCounterMode(display=False) as counter:
         F.cross_entropy(network(images), torch.zeros(64, dtype=torch.long)).backward()

@@ -1,10 +1,11 @@
-"""What can go wrong for a user, and the exit code that says which.
+"""The errors that a user can mend, each with its exit code.
 
-PipelineError    1   anything below, or a full disk, a missing permission
-  ParamsError    2   params.yaml is wrong: edit it
-  DataError      3   a data or model file is not what it should be: make it again
+PipelineError    1   any other of ours, a full disk, a missing permission
+  ParamsError    2   a value in params.yaml or dvc.yaml is wrong: edit it
+  DataError      3   a data or model file is wrong: make it again
   FetchError    75   no source answered: try again later (EX_TEMPFAIL of sysexits.h)
-A signal that stops a run is 128 more than its number, as in a shell.
+
+A run that a signal stopped exits with 128 plus the signal's number, as in a shell.
 """
 
 import signal
@@ -35,8 +36,9 @@ class FetchError(PipelineError):
 
 
 def run_main(main: Callable[[], None], stop_on: tuple[signal.Signals, ...] = STOPPING) -> None:
-    """Run a stage; an error the user can mend, or a signal, is one message and an exit code, not a
-    traceback.
+    """Run a program's `main`; end with a message and an exit code where a user can mend the error.
+
+    A signal of `stop_on` ends it in the same way. Any other error keeps its traceback.
     """
     for number in stop_on:
         signal.signal(number, exit_on_signal)
@@ -51,14 +53,9 @@ def run_main(main: Callable[[], None], stop_on: tuple[signal.Signals, ...] = STO
 
 
 def exit_on_signal(number: int, frame: FrameType | None) -> Never:
-    """Leave by an exception that no `except Exception` holds up, so that whatever is half-written
-    is removed.
-    """
+    """Handle a signal: raise SystemExit, so that `finally` blocks remove half-written files."""
     for again in STOPPING:
-        signal.signal(again, signal.SIG_IGN)  # while things are put in order
-    print(
-        f"error: stopped by {signal.Signals(number).name}; nothing half-written is left, run it"
-        " again",
-        file=sys.stderr,
-    )
+        signal.signal(again, signal.SIG_IGN)  # a second Ctrl-C must not interrupt the cleaning up
+    name = signal.Signals(number).name
+    print(f"error: stopped by {name}; nothing half-written is left, run it again", file=sys.stderr)
     sys.exit(128 + number)

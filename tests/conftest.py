@@ -11,13 +11,10 @@ from typing import TYPE_CHECKING
 import pytest
 from filelock import FileLock
 
-os.environ["OMP_NUM_THREADS"] = (
-    "1"  # before torch is loaded: two test processes share the machine's cores
-)
-os.environ |= {
-    "GIT_CONFIG_GLOBAL": os.devnull,
-    "GIT_CONFIG_NOSYSTEM": "1",
-}  # nobody's name, signing or hooks
+# before torch is loaded: two test processes share the machine's cores
+os.environ["OMP_NUM_THREADS"] = "1"
+# no test depends on the name, signing or hooks of whoever runs it
+os.environ |= {"GIT_CONFIG_GLOBAL": os.devnull, "GIT_CONFIG_NOSYSTEM": "1"}
 
 from helpers import PARAMS, ROOT, STAGES, repro, set_params
 from ruamel.yaml import YAML
@@ -25,10 +22,10 @@ from toy import CHAIN, ORDER, commit_all, execute, make_model_workspace, make_wo
 
 from pipeline.mnist.idx import UInt8Array
 from pipeline.mnist.tensors import load_digits
+from pipeline.paths import TEST
 
 gc.set_threshold(10_000)  # as the command line does: what is imported lasts
-# A shell starts what it runs in the background deaf to Ctrl-C, and all that starts from there; the
-# tests send Ctrl-C.
+# A shell's background processes ignore Ctrl-C, and so do their children. The tests send Ctrl-C.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 if TYPE_CHECKING:
@@ -46,16 +43,16 @@ def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> "Iterator[Api]":
 
 @pytest.fixture
 def api(prefect_server: "Api") -> "Api":
-    """A Prefect server that knows of nothing which other tests did."""
+    """A Prefect server without any trace of other tests."""
     prefect_server.clear()
     return prefect_server
 
 
 @pytest.fixture(scope="module")
 def browser() -> "Iterator[Browser]":
-    """Skips the test where there is none.
+    """A browser; the test is skipped if there is none.
 
-    No longer than a module: Playwright's event loop would confuse Prefect.
+    It lasts no longer than a module, because Playwright's event loop would disturb Prefect.
     """
     from browser import running_browser
 
@@ -65,7 +62,7 @@ def browser() -> "Iterator[Browser]":
 
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A workspace in which every stage has run; not to be changed."""
+    """A workspace in which every stage has run. Tests must not change it."""
     folder = tmp_path_factory.mktemp("finished")
     previous = Path.cwd()
     os.chdir(folder)
@@ -80,7 +77,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The current folder, holding nothing but params.yaml."""
+    """The current folder, which holds params.yaml only."""
     monkeypatch.chdir(tmp_path)
     set_params()
     return tmp_path
@@ -88,7 +85,7 @@ def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def finished_workspace(workspace: Path, finished: Path) -> Path:
-    """The current folder, a copy of `finished` to do with as the test likes."""
+    """The current folder, a copy of `finished` that the test may change."""
     shutil.copytree(finished, workspace, dirs_exist_ok=True)
     return workspace
 
@@ -134,8 +131,9 @@ def repository(reproduced: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def chain(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A workspace of three stages in a row, with a parameter, everything run; changes are undone by
-    `fresh`.
+    """A repository of three stages in a row, the second with parameters; everything has run.
+
+    `fresh` undoes what tests change.
     """
     folder = make_workspace(tmp_path_factory.mktemp("chain"), CHAIN, ORDER)
     text = (folder / "dvc.yaml").read_text()
@@ -167,4 +165,4 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def digits(finished_workspace: Path) -> UInt8Array:
-    return load_digits(Path("data/tensors/test.safetensors"))[0].images[:, 0]
+    return load_digits(TEST)[0].images[:, 0]

@@ -1,6 +1,4 @@
-"""What tests share: the stages, their parameters on the sample of real digits, and small looks at
-files.
-"""
+"""What tests share: the stages, their parameters for the sample, and functions to look at files."""
 
 import gzip
 import json
@@ -14,6 +12,7 @@ from toy import execute
 
 from pipeline.mnist.idx import read_dataset_info, read_raw
 from pipeline.mnist.tensors import load_digits, save_digits
+from pipeline.paths import METRICS, PREDICTIONS, RAW, TEST
 from pipeline.stages import evaluate, fetch, preprocess, report, train
 
 ROOT = Path(__file__).parents[1]
@@ -26,7 +25,7 @@ STAGES = {
     "report": report,
 }
 
-# as the name of a class
+# a class name that attacks the page
 HOSTILE = '$\\frac$<script>alert(1)</script><img src="http://x/" onerror=alert(1)>"&\''
 
 PARAMS: dict[str, dict[str, Any]] = {
@@ -55,7 +54,7 @@ PARAMS: dict[str, dict[str, Any]] = {
 
 
 def set_params(**changes: dict[str, Any]) -> None:
-    """Rewrite ./params.yaml with the test parameters, changed per section."""
+    """Write ./params.yaml with PARAMS, and `changes` for each section."""
     sections = {name: values | changes.get(name, {}) for name, values in PARAMS.items()}
     with Path("params.yaml").open("w", encoding="utf-8") as file:
         YAML().dump(sections, file)
@@ -70,7 +69,7 @@ def files_under(folder: Path) -> dict[str, bytes]:
 
 
 def repro(folder: Path) -> tuple[list[str], list[str]]:
-    """The stages that ran, and those restored from the run cache."""
+    """Run `dvc repro`; return the stages that ran, and those restored from the run cache."""
     output = execute(folder, "dvc", "repro")
     return re.findall(r"Running stage '(\w+)'", output), re.findall(
         r"Stage '(\w+)' is cached", output
@@ -87,16 +86,16 @@ def edit_params(folder: Path, section: str, name: str, value: Any) -> None:
 
 
 def rename_last_class(name: str) -> None:
-    """In all that the report stage reads, with two mistakes of that class."""
-    digits, info = load_digits(report.TEST)
+    """Rename it in all that the report stage reads, and add two mistakes of that class."""
+    digits, info = load_digits(TEST)
     classes = (*info.classes[:-1], name)
-    save_digits(report.TEST, digits, info.model_copy(update={"classes": classes, "dataset": name}))
-    predictions = pd.read_csv(report.PREDICTIONS)
+    save_digits(TEST, digits, info.model_copy(update={"classes": classes, "dataset": name}))
+    predictions = pd.read_csv(PREDICTIONS)
     predictions.loc[:1, ["label", "prediction", "confidence"]] = [[9, 1, 1.0], [1, 9, 1.0]]
-    predictions.to_csv(report.PREDICTIONS, index=False)
-    metrics = json.loads(report.METRICS.read_text(encoding="utf-8"))
+    predictions.to_csv(PREDICTIONS, index=False)
+    metrics = json.loads(METRICS.read_text(encoding="utf-8"))
     metrics["per_class"][name] = metrics["per_class"].pop(info.classes[-1])
-    report.METRICS.write_text(json.dumps(metrics), encoding="utf-8")
+    METRICS.write_text(json.dumps(metrics), encoding="utf-8")
 
 
 SAMPLE_FILES = {path.stem: gzip.decompress(path.read_bytes()) for path in SAMPLE.iterdir()}
@@ -104,7 +103,12 @@ LABELS = "t10k-labels-idx1-ubyte"
 
 
 def assert_sample_is_fetched() -> None:
-    assert {name: files_under(Path("data/raw"))[name] for name in SAMPLE_FILES} == SAMPLE_FILES
-    assert len(read_raw(Path("data/raw"), "train").labels) == 600
-    assert read_dataset_info(Path("data/raw")).classes == tuple("0123456789")
-    assert not Path("data/raw.partial").exists()
+    assert {name: files_under(RAW)[name] for name in SAMPLE_FILES} == SAMPLE_FILES
+    assert len(read_raw(RAW, "train").labels) == 600
+    assert read_dataset_info(RAW).classes == tuple("0123456789")
+    assert_no_partial_data()
+
+
+def assert_no_partial_data() -> None:
+    """Nothing half-written is left where fetch writes."""
+    assert list(RAW.parent.glob("*.partial")) == []

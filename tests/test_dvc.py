@@ -1,6 +1,4 @@
-"""The graph as DVC runs it, in a repository of its own: what is declared, what reruns, what is
-restored.
-"""
+"""The graph as DVC runs it: what is declared, what runs again and what is restored."""
 
 import re
 import subprocess
@@ -41,7 +39,7 @@ def test_every_stage_has_one_name_everywhere() -> None:
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_a_stages_deps_are_the_modules_it_loads(stage: str) -> None:
-    """Run in a fresh interpreter; the packages' own __init__ files are empty and so no deps."""
+    """A fresh interpreter lists them. Empty __init__ files are no deps."""
     program = (
         f"import runpy, sys; runpy.run_module('pipeline.stages.{stage}', run_name='loaded');"
         "assert 'prefect' not in sys.modules;"
@@ -76,7 +74,7 @@ def test_the_packages_init_files_are_empty() -> None:
 
 
 def test_every_file_of_the_learning_part_is_a_dep_of_some_stage() -> None:
-    """All but what reads image files, which no stage does."""
+    """Except the two that read image files: no stage does."""
     files = {
         str(path.relative_to(ROOT))
         for room in ("stages", "mnist", "report")

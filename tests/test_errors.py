@@ -42,10 +42,10 @@ def test_a_signal_is_one_line_and_its_exit_code_and_what_is_open_is_closed(
     number: signal.Signals,
 ) -> None:
     program = (
-        "import os\nfrom pipeline.errors import run\n"
+        "import os\nfrom pipeline.errors import run_main\n"
         "def main():\n try: os.kill(os.getpid(), NUMBER)\n"
         " except Exception: print('held up')\n finally: print('closed')\n"
-        "run(main)"
+        "run_main(main)"
     ).replace("NUMBER", str(int(number)))
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert (result.returncode, result.stdout) == (128 + number, "closed\n")

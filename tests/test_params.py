@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from ruamel.yaml import YAML
 
 from pipeline.errors import ParamsError
-from pipeline.params import Params, load_params
+from pipeline.params import Params, load_params, parse_yaml, validate
 from pipeline.release.gate import GateParams
 from pipeline.stages.evaluate import EvaluateParams
 from pipeline.stages.fetch import FetchParams
@@ -115,6 +115,22 @@ def test_a_malformed_file_is_one_line(workspace: Path, text: str, expected: str)
 def test_bytes_that_are_no_text_are_one_line(workspace: Path) -> None:
     Path("params.yaml").write_bytes(b"\xff\xfe\x00train")
     assert message().startswith("params.yaml is not valid YAML: ")
+
+
+@pytest.mark.parametrize("text", ["a: [", "a: 1\na: 2", b"\xff\xfe", "a: !!python/name:os.mkdir"])
+def test_any_yaml_is_read_or_refused_in_one_line_that_names_it(text: str | bytes) -> None:
+    assert parse_yaml(b"rate: 1e-3", "dvc.lock") == {"rate": 0.001}
+    assert parse_yaml("", "dvc.lock") is None
+    with pytest.raises(ParamsError, match=r"^dvc.lock is not valid YAML: [^\n]+$"):
+        parse_yaml(text, "dvc.lock")
+
+
+def test_a_fault_names_the_file_and_the_section_it_is_in() -> None:
+    with pytest.raises(ParamsError) as error:
+        validate(ReportParams, {"mistakes": -1}, Path("other.yaml"), "a.b")
+    assert str(error.value) == (
+        "other.yaml: a.b.mistakes must be greater than or equal to 0, got -1"
+    )
 
 
 def test_a_missing_file_says_where_to_run(workspace: Path) -> None:

@@ -1,8 +1,8 @@
-"""Checkpoints: tensors and plain values in one safetensors file, checked when read.
+"""Checkpoints: tensors and plain values in one safetensors file, checked when they are read.
 
-They lie in an ignored folder, outside DVC's outs, which DVC deletes before it runs a stage. A file
-is named by the fingerprint of all that its training depends on, so no other training ever picks it
-up.
+They are in a folder that Git ignores and that holds no output of DVC, because DVC deletes the
+outputs of a stage before it runs the stage. A checkpoint's name is a fingerprint of everything that
+its training depends on, so another training never takes it for its own.
 """
 
 import hashlib
@@ -17,9 +17,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from pipeline.mnist.tensors import METADATA_KEY, write_tensors
+from pipeline.paths import CHECKPOINTS
 
-FOLDER = Path(".checkpoints")
-KEPT = 5  # files, the newest: trainings that were killed and may yet be taken up again
+MAX_CHECKPOINTS = 5  # the newest are kept, for killed trainings that may be started again
 
 
 class Checkpoint(NamedTuple):
@@ -28,25 +28,26 @@ class Checkpoint(NamedTuple):
 
 
 def checkpoint_path(inputs: list[Path], **facts: Any) -> Path:
-    """The place for a training on these files, with these facts (as JSON), by the code
-    loaded now.
+    """Return the path for a training on the files `inputs`, with `facts`, by the code loaded now.
+
+    Args:
+        inputs: the files that the training reads
+        facts: whatever else it depends on, as values for JSON
     """
     modules = [
         module
         for name, module in sys.modules.items()
         if name == "__main__" or name.startswith("pipeline.")
     ]
-    code = {
-        getattr(module, "__file__", None) for module in modules
-    }  # an interactive __main__ has none
-    digests = sorted(file_digest(Path(path)) for path in code if path) + [
-        file_digest(path) for path in inputs
-    ]
+    files = {getattr(module, "__file__", None) for module in modules}
+    code = [Path(file) for file in files if file]  # an interactive __main__ has no file
+    digests = [*sorted(map(file_digest, code)), *map(file_digest, inputs)]
     content = json.dumps([digests, facts], sort_keys=True)
-    return FOLDER / f"{hashlib.sha256(content.encode()).hexdigest()[:32]}.safetensors"
+    return CHECKPOINTS / f"{hashlib.sha256(content.encode()).hexdigest()[:32]}.safetensors"
 
 
 def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
+    """Write the checkpoint, and remove the oldest of its folder if there are too many."""
     tensors = {
         name: tensor.detach().cpu().contiguous() for name, tensor in checkpoint.tensors.items()
     }
@@ -54,14 +55,13 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
     metadata = json.dumps({"sha256": digest(tensors, values), "values": values})
     with write_tensors(path) as temporary:
         save_file(tensors, temporary, metadata={METADATA_KEY: metadata})
-    for old in sorted(path.parent.glob("*.safetensors"), key=lambda file: file.stat().st_mtime)[
-        :-KEPT
-    ]:
+    files = sorted(path.parent.glob("*.safetensors"), key=lambda file: file.stat().st_mtime)
+    for old in files[:-MAX_CHECKPOINTS]:
         old.unlink(missing_ok=True)
 
 
 def load_checkpoint(path: Path) -> Checkpoint | None:
-    """None where there is no checkpoint, or, with a warning, where it is damaged."""
+    """Return None if there is no checkpoint, or, with a warning, if it is damaged."""
     try:
         with safe_open(path, framework="pt") as file:
             tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118 - not a dict

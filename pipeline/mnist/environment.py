@@ -1,9 +1,7 @@
-"""What decides a training's bytes besides its code, data and parameters, and the receipt that keeps
-it.
+"""The machine and the versions that decide a training's bytes, kept as a receipt of the model.
 
-A receipt is no output of a stage, which must not differ from machine to machine: it lies next to
-them in Git, under the hash of the model that it tells of, so that it fits whether the model was
-trained or restored.
+A receipt is no output of a stage, because an output must not differ from machine to machine. It is
+a file in Git, named by the hash of its model. So it also fits a model that DVC restores.
 """
 
 import hashlib
@@ -15,8 +13,8 @@ from pathlib import Path
 import torch
 
 from pipeline.files import atomic_write
+from pipeline.paths import RECEIPTS
 
-RECEIPTS = Path("receipts")
 PACKAGES = ("matplotlib", "numpy", "pandas", "pillow", "safetensors", "scikit-learn", "torch")
 
 Environment = dict[str, str | int]
@@ -35,19 +33,17 @@ def describe_environment(device: torch.device) -> Environment:
 
 
 def processor() -> str:
-    """The processor's model; Linux tells it in a file only."""
+    """Return the processor's model name, which Linux gives only in a file."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
         return platform.processor()
-    return next(
-        (line.split(":")[1].strip() for line in lines if line.startswith("model name")),
-        platform.processor(),
-    )
+    names = (line.split(":")[1].strip() for line in lines if line.startswith("model name"))
+    return next(names, platform.processor())
 
 
-def write_receipt(made: Path, environment: Environment) -> None:
-    """Keep what made the file `made`, under the hash that dvc.lock gives it."""
-    md5 = hashlib.md5(made.read_bytes(), usedforsecurity=False).hexdigest()
+def write_receipt(model: Path, environment: Environment) -> None:
+    """Keep the environment that made the file `model`, under the hash that dvc.lock has for it."""
+    md5 = hashlib.md5(model.read_bytes(), usedforsecurity=False).hexdigest()
     with atomic_write(RECEIPTS / f"{md5}.json") as temporary:
         temporary.write_text(json.dumps(environment, indent=2) + "\n", encoding="utf-8")

@@ -1,4 +1,4 @@
-"""IDX files as arrays: what the fetch stage leaves in data/raw/."""
+"""IDX files as arrays: what the fetch stage writes to data/raw/."""
 
 import math
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pipeline.errors import DataError
 
 IMAGE_SIZE = 28  # pixels, both ways
-UNSIGNED_BYTE = 0x08  # the only IDX element type these data sets use
+UNSIGNED_BYTE = 0x08  # the only element type of these data sets
 RAW_FILES = {
     "train": ("train-images-idx3-ubyte", "train-labels-idx1-ubyte"),
     "test": ("t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"),
@@ -21,7 +21,7 @@ UInt8Array = NDArray[np.uint8]
 
 
 class DatasetInfo(BaseModel):
-    """What the fetch stage says of its files."""
+    """What the fetch stage writes about its files."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
@@ -31,18 +31,17 @@ class DatasetInfo(BaseModel):
 
 @dataclass(frozen=True)
 class Digits:
-    """Images uint8 [N, 1, 28, 28] and labels uint8 [N]."""
-
-    images: UInt8Array
-    labels: UInt8Array
+    images: UInt8Array  # [N, 1, 28, 28]
+    labels: UInt8Array  # [N]
 
 
 def read_idx(path: Path, dimensions: int) -> UInt8Array:
     """Read an IDX file of unsigned bytes into an array of `dimensions` axes.
 
-    The header is two zero bytes, the element type, the number of axes and each axis's length as a
-    big-endian int32 (http://yann.lecun.com/exdb/mnist). Nothing is allocated before the header and
-    the file's length agree, so memory is bounded by the file. Raises DataError.
+    The header is two zero bytes, the element type, the number of axes and the length of each axis
+    as a big-endian int32 (http://yann.lecun.com/exdb/mnist). The array is allocated only after the
+    file's length has been compared with the header, so it is never larger than the file.
+    Raises DataError.
     """
     header = 4 + 4 * dimensions
     try:
@@ -53,31 +52,30 @@ def read_idx(path: Path, dimensions: int) -> UInt8Array:
         raise DataError(f"{path} is missing; run the fetch stage: dvc repro fetch") from error
     magic = bytes([0, 0, UNSIGNED_BYTE, dimensions])
     if start[:4] != magic:
-        raise DataError(
-            f"{path} must start with the IDX magic {magic.hex()}, got"
-            f" {start[:4].hex() or 'nothing'}"
-        )
+        found = start[:4].hex() or "nothing"
+        raise DataError(f"{path} must start with the IDX magic {magic.hex()}, got {found}")
     if len(start) < header:
         raise DataError(f"{path} is truncated: its header must be {header} bytes, got {len(start)}")
     shape = [int.from_bytes(start[i : i + 4], "big") for i in range(4, header, 4)]
-    if length != header + math.prod(shape):
+    expected = header + math.prod(shape)
+    if length != expected:
         raise DataError(
-            f"{path} says {'×'.join(map(str, shape))} and so must be"
-            f" {header + math.prod(shape):,} bytes, "
-            f"got {length:,}; fetch it again: dvc repro --force fetch"
+            f"{path} says {'×'.join(map(str, shape))} and so must be {expected:,} bytes, got"
+            f" {length:,}; fetch it again: dvc repro --force fetch"
         )
     return np.fromfile(path, dtype=np.uint8, offset=header).reshape(shape)
 
 
 def read_raw(folder: Path, split: str) -> Digits:
-    """Read the IDX pair of `split` (train or test) and check that the two fit. Raises DataError."""
+    """Read the images and labels of `split` (train or test); check that they belong together.
+
+    Raises DataError.
+    """
     images_path, labels_path = (folder / name for name in RAW_FILES[split])
     images, labels = read_idx(images_path, 3), read_idx(labels_path, 1)
     if images.shape[1:] != (IMAGE_SIZE, IMAGE_SIZE):
-        raise DataError(
-            f"{images_path} must hold images of 28×28 pixels, got"
-            f" {images.shape[1]}×{images.shape[2]}"
-        )
+        size = f"{images.shape[1]}×{images.shape[2]}"
+        raise DataError(f"{images_path} must hold images of 28×28 pixels, got {size}")
     if len(images) != len(labels):
         raise DataError(
             f"{images_path} holds {len(images):,} images but {labels_path} {len(labels):,} labels"
@@ -93,6 +91,7 @@ def read_raw(folder: Path, split: str) -> Digits:
 
 
 def read_dataset_info(folder: Path) -> DatasetInfo:
+    """Read what `write_dataset_info` wrote. Raises DataError."""
     path = folder / DATASET_FILE
     try:
         return DatasetInfo.model_validate_json(path.read_bytes())
@@ -102,3 +101,8 @@ def read_dataset_info(folder: Path) -> DatasetInfo:
         raise DataError(
             f"{path} is not what the fetch stage writes; run: dvc repro --force fetch"
         ) from error
+
+
+def write_dataset_info(folder: Path, info: DatasetInfo) -> None:
+    content = info.model_dump_json(indent=2) + "\n"
+    (folder / DATASET_FILE).write_text(content, encoding="utf-8")

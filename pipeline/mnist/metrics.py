@@ -1,4 +1,4 @@
-"""Metrics of predictions, and how far their confidence can be trusted."""
+"""Metrics of predictions, and how well their confidence tells how often they are right."""
 
 from typing import Any
 
@@ -7,12 +7,32 @@ import pandas as pd
 from numpy.typing import NDArray
 from sklearn.metrics import accuracy_score, classification_report
 
+FloatArray = NDArray[np.float64]
+
+
+def tabulate_predictions(probabilities: FloatArray, labels: NDArray[np.int64]) -> pd.DataFrame:
+    """One row for each image: its index, label, most probable class and the confidence in that.
+
+    Args:
+        probabilities: [N, classes]
+        labels: [N]
+    """
+    return pd.DataFrame(
+        {
+            "index": range(len(labels)),
+            "label": labels,
+            "prediction": probabilities.argmax(1),
+            "confidence": probabilities.max(1).round(6),
+        }
+    )
+
 
 def measure(
     predictions: pd.DataFrame, loss: float, classes: tuple[str, ...], bins: pd.DataFrame
 ) -> dict[str, Any]:
-    """Loss and fractions in [0, 1]: over all images and macro averages at the top, each class's own
-    below.
+    """Return the loss and, as fractions in [0, 1], metrics over all images and for each class.
+
+    Precision, recall and F1 over all images are means of the classes' (macro averages).
     """
     label, prediction = predictions["label"], predictions["prediction"]
     report = classification_report(
@@ -23,40 +43,36 @@ def measure(
         output_dict=True,
         zero_division=0,
     )
-    names = {"precision": "precision", "recall": "recall", "f1": "f1-score"}
+    keys = {"precision": "precision", "recall": "recall", "f1": "f1-score"}  # ours: scikit-learn's
     metrics = {
         "accuracy": accuracy_score(label, prediction),
         "loss": loss,
-        **{name: report["macro avg"][theirs] for name, theirs in names.items()},
+        **{name: report["macro avg"][key] for name, key in keys.items()},
         "expected_calibration_error": calibration_error(bins),
     }
     per_class = {
-        class_name: {name: round(report[class_name][theirs], 6) for name, theirs in names.items()}
+        class_name: {name: round(report[class_name][key], 6) for name, key in keys.items()}
         for class_name in classes
     }
-    return {name: round(float(value), 6) for name, value in metrics.items()} | {
-        "per_class": per_class
-    }
+    rounded = {name: round(float(value), 6) for name, value in metrics.items()}
+    return rounded | {"per_class": per_class}
 
 
 def choose_examples(predictions: pd.DataFrame) -> NDArray[np.int64]:
-    """The first image of each class that is read correctly, or the first where none is; then the
-    least certain.
+    """The indices of one image for each class, and of the image with the lowest confidence.
+
+    A class's image is the first that is read correctly, or its first if none is.
     """
     wrong = predictions["label"] != predictions["prediction"]
-    first = (
-        predictions.assign(wrong=wrong)
-        .sort_values(["label", "wrong", "index"])
-        .drop_duplicates("label")
-    )
+    ordered = predictions.assign(wrong=wrong).sort_values(["label", "wrong", "index"])
+    first = ordered.drop_duplicates("label")
     return np.array([*first["index"], predictions["confidence"].idxmin()])
 
 
-def reliability(
-    confidence: NDArray[np.float64], correct: NDArray[np.bool_], bins: int
-) -> pd.DataFrame:
-    """One row for each bin of equal width that has images: its bounds, their number, mean
-    confidence and accuracy.
+def reliability(confidence: FloatArray, correct: NDArray[np.bool_], bins: int) -> pd.DataFrame:
+    """Group predictions by confidence, in bins of equal width; one row for each bin with images.
+
+    A row has the bin's bounds, its number of images, their mean confidence and their accuracy.
     """
     table = pd.DataFrame({"confidence": confidence, "accuracy": correct})
     table["bin"] = np.minimum((confidence * bins).astype(int), bins - 1)
@@ -69,10 +85,10 @@ def reliability(
 
 
 def calibration_error(table: pd.DataFrame) -> float:
-    """Expected calibration error: the mean over images of |accuracy - confidence| of their bin.
+    """Expected calibration error: the mean over all images of |accuracy - confidence| of their bin.
 
-    By https://arxiv.org/abs/1706.04599; written out because the library that has it, torchmetrics,
-    takes longer to import than the stage to run.
+    As in https://arxiv.org/abs/1706.04599. Written out because torchmetrics, which has it, takes
+    longer to import than this stage to run.
     """
     gaps = (table["accuracy"] - table["confidence"]).abs()
     return float((table["images"] * gaps).sum() / table["images"].sum())

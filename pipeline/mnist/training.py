@@ -1,21 +1,34 @@
-"""The shared training loop: tensors and settings in, numbers and weights out."""
+"""The training loop, and the state from which a killed training goes on to the same bits."""
 
 import math
-from collections.abc import Callable, Iterator
-from typing import Any, Literal, NamedTuple, Never
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Literal, NamedTuple, Never, Self
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from pydantic import Field
+from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler, OneCycleLR
 from tqdm import tqdm
 
+from pipeline.mnist.checkpoint import Checkpoint
 from pipeline.mnist.idx import IMAGE_SIZE
 from pipeline.mnist.inference import TensorDigits, normalize, predict
-from pipeline.mnist.model import CNN
+from pipeline.params import Params
 
-ScheduleName = Literal["constant", "one-cycle"]
-STEPS_PER_REFRESH = 20  # of the progress bar: reading the loss waits for a GPU
+STEPS_PER_REFRESH = 20  # of the progress bar: to read the loss is to wait for a GPU
+
+
+class Recipe(Params):
+    """How the network is trained."""
+
+    seed: int = Field(ge=0, lt=2**32)
+    epochs: int = Field(gt=0)
+    batch_size: int = Field(gt=0)
+    learning_rate: float = Field(gt=0, le=1)  # the peak, with the one-cycle schedule
+    schedule: Literal["constant", "one-cycle"]  # one-cycle: https://arxiv.org/abs/1708.07120
+    max_shift: int = Field(ge=0, le=14)  # pixels
 
 
 class Epoch(NamedTuple):
@@ -28,164 +41,212 @@ class Epoch(NamedTuple):
     validation_accuracy: float
 
 
-class TrainingState(NamedTuple):
-    """Where training stands: all that the rest of it depends on, besides the recipe and the
-    data.
-    """
+@dataclass
+class TrainingState:
+    """All that the rest of a training depends on, besides its recipe and its data."""
 
-    epoch: int  # under way, or next
-    done: int  # images of that epoch
-    tensors: dict[str, Tensor]
-    values: dict[str, Any]  # what JSON can hold
+    network: nn.Module
+    optimizer: torch.optim.Optimizer
+    scheduler: LRScheduler
+    generator: torch.Generator  # of orders and shifts, on the CPU: the same on every device
+    order: Tensor  # in which this epoch takes the training images: int64 [N], on the CPU
+    loss_sum: Tensor  # over the images of this epoch that are done
+    images_done: int = 0  # of this epoch
+    history: list[Epoch] = field(default_factory=list)  # the epochs that are done
+    kept_weights: dict[str, Tensor] = field(default_factory=dict)  # see keep_weights
+
+    @property
+    def epoch(self) -> int:
+        """The epoch under way, or the next one; the first is 1."""
+        return len(self.history) + 1
+
+    @classmethod
+    def start(cls, network: nn.Module, recipe: Recipe, images: int) -> Self:
+        """Return the state before the first step of a training on that number of images."""
+        rate, steps = recipe.learning_rate, recipe.epochs * math.ceil(images / recipe.batch_size)
+        optimizer = torch.optim.Adam(network.parameters(), lr=rate, fused=True)
+        scheduler: LRScheduler = (
+            OneCycleLR(optimizer, max_lr=rate, total_steps=steps)
+            if recipe.schedule == "one-cycle"
+            else LambdaLR(optimizer, lambda step: 1.0)
+        )
+        return cls(
+            network,
+            optimizer,
+            scheduler,
+            generator=torch.Generator().manual_seed(recipe.seed),
+            order=torch.arange(images),
+            loss_sum=torch.zeros((), device=device_of(network)),
+        )
+
+    def shuffle(self) -> None:
+        """Begin an epoch: draw the order of its images."""
+        self.order = torch.randperm(len(self.order), generator=self.generator)
+        self.loss_sum = torch.zeros_like(self.loss_sum)
+
+    def keep_weights(self) -> None:
+        """Keep a copy of the network's weights as they are now."""
+        self.kept_weights = {
+            name: weight.clone() for name, weight in self.network.state_dict().items()
+        }
+
+    def to_checkpoint(self) -> Checkpoint:
+        """Return the state as tensors and values for JSON.
+
+        The tensors are those in use, not copies, so the next step changes them.
+        """
+        optimizer = self.optimizer.state_dict()
+        tensors = {
+            "order": self.order,
+            "loss_sum": self.loss_sum,
+            "generator": self.generator.get_state(),
+            **with_prefix("random.", random_states(device_of(self.network))),
+            **with_prefix("network.", self.network.state_dict()),
+            **with_prefix("kept.", self.kept_weights),
+        }
+        for index, moments in optimizer["state"].items():
+            tensors |= with_prefix(f"optimizer.{index}.", moments)
+        values = {
+            "images_done": self.images_done,
+            "history": self.history,
+            "optimizer": optimizer["param_groups"],
+            "scheduler": self.scheduler.state_dict(),
+        }
+        return Checkpoint(tensors, values)
+
+    def restore(self, checkpoint: Checkpoint) -> None:
+        """Become the state that `checkpoint` was made of.
+
+        This state must have been started with the same network, recipe and number of images.
+        """
+        tensors, values = checkpoint
+        self.images_done = values["images_done"]
+        self.history = [Epoch(*row) for row in values["history"]]
+        self.kept_weights = without_prefix("kept.", tensors)
+        self.order = tensors["order"]
+        self.loss_sum = tensors["loss_sum"].to(self.loss_sum.device)
+        self.generator.set_state(tensors["generator"])
+        set_random_states(without_prefix("random.", tensors))
+        self.network.load_state_dict(without_prefix("network.", tensors))
+        moments = {
+            index: {
+                name: in_format_of(parameter, moment)
+                for name, moment in without_prefix(f"optimizer.{index}.", tensors).items()
+            }
+            for index, parameter in enumerate(self.network.parameters())
+        }
+        self.optimizer.load_state_dict({"state": moments, "param_groups": values["optimizer"]})
+        self.scheduler.load_state_dict(values["scheduler"])
 
 
 def fit(
-    network: CNN,
+    state: TrainingState,
     train: TensorDigits,
     validation: TensorDigits,
+    recipe: Recipe,
     *,
-    seed: int,
-    epochs: int,
-    batch_size: int,
-    learning_rate: float,
-    schedule: ScheduleName,
-    max_shift: int,
-    resume: TrainingState | None = None,
-    save: Callable[[TrainingState], None] = lambda snapshot: None,
+    save: Callable[[TrainingState], None],
     save_every: int = 0,
 ) -> Iterator[Epoch]:
-    """Train `network` in place with Adam and cross-entropy; yield after each epoch's validation.
+    """Train the state's network in place with cross-entropy; yield after each epoch's validation.
 
-    `learning_rate` is the peak of the one-cycle schedule (Smith & Topin,
-    https://arxiv.org/abs/1708.07120). Order and shifts are drawn on the CPU, so that they are the
-    same on every device. `save` is called after each epoch, once the caller is done with it, and
-    after every `save_every` steps of one; with what it was given as `resume`, training goes on to
-    the same bits.
+    `save` is called after every `save_every` steps within an epoch (0: never), and after each
+    epoch, once the caller asks for the next.
     """
-    steps = math.ceil(len(train.labels) / batch_size)
-    generator = torch.Generator().manual_seed(seed)
-    optimizer = torch.optim.Adam(network.parameters(), lr=learning_rate, fused=True)
-    scheduler: LRScheduler = (
-        OneCycleLR(optimizer, max_lr=learning_rate, total_steps=epochs * steps)
-        if schedule == "one-cycle"
-        else LambdaLR(optimizer, lambda step: 1.0)
-    )
-    first, done = 1, 0
-    if resume:
-        first, done, tensors, _ = resume
-        restore(resume, network, optimizer, scheduler, generator)
-        order, loss_sum = tensors["order"], tensors["loss_sum"].to(train.labels.device)
-    for epoch in range(first, epochs + 1):
+    network, optimizer, scheduler = state.network, state.optimizer, state.scheduler
+    while state.epoch <= recipe.epochs:
         network.train()
-        if done == 0:
-            loss_sum = torch.zeros((), device=train.labels.device)
-            order = torch.randperm(len(train.labels), generator=generator)
-        with progress_bar(len(order), done, f"epoch {epoch}/{epochs}") as bar:
-            for step, rows in enumerate(
-                order[done:].split(batch_size), start=done // batch_size + 1
-            ):
-                images = normalize(
-                    random_shift(train.images[rows], max_shift, generator), train.info
-                )
-                loss = F.cross_entropy(network(images), train.labels[rows])
+        if state.images_done == 0:
+            state.shuffle()
+        batches = state.order[state.images_done :].split(recipe.batch_size)
+        first_step = state.images_done // recipe.batch_size + 1
+        with progress_bar(state, recipe.epochs) as bar:
+            for step, rows in enumerate(batches, start=first_step):
+                images = random_shift(train.images[rows], recipe.max_shift, state.generator)
+                logits = network(normalize(images, train.info))
+                loss = F.cross_entropy(logits, train.labels[rows])
                 optimizer.zero_grad()
                 loss.backward()
                 optimizer.step()
-                rate = float(scheduler.get_last_lr()[0])
+                learning_rate = float(scheduler.get_last_lr()[0])
                 scheduler.step()
-                loss_sum += loss.detach() * len(rows)
-                done += len(rows)
+                state.loss_sum += loss.detach() * len(rows)
+                state.images_done += len(rows)
                 bar.update(len(rows))
                 if step % STEPS_PER_REFRESH == 0 and not bar.disable:
                     bar.set_postfix(loss=f"{loss.item():.4f}", refresh=False)
-                if save_every and step % save_every == 0 and done < len(order):
-                    save(
-                        capture(
-                            epoch, done, order, loss_sum, network, optimizer, scheduler, generator
-                        )
-                    )
+                if save_every and step % save_every == 0 and state.images_done < len(state.order):
+                    save(state)
         logits = predict(network, validation)
-        yield Epoch(
-            epoch,
-            rate,
-            loss_sum.item() / len(order),
-            F.cross_entropy(logits, validation.labels).item(),
-            (logits.argmax(1) == validation.labels).double().mean().item(),
-        )
-        done = 0
-        save(capture(epoch + 1, done, order, loss_sum, network, optimizer, scheduler, generator))
+        validation_loss = F.cross_entropy(logits, validation.labels).item()
+        accuracy = (logits.argmax(1) == validation.labels).double().mean().item()
+        train_loss = state.loss_sum.item() / state.images_done
+        epoch = Epoch(state.epoch, learning_rate, train_loss, validation_loss, accuracy)
+        state.history.append(epoch)
+        state.images_done = 0
+        yield epoch
+        save(state)
 
 
-def capture(
-    epoch: int,
-    done: int,
-    order: Tensor,
-    loss_sum: Tensor,
-    network: CNN,
-    optimizer: torch.optim.Adam,
-    scheduler: LRScheduler,
-    generator: torch.Generator,
-) -> TrainingState:
-    """The tensors are those in use, not copies.
+def random_shift(images: Tensor, max_shift: int, generator: torch.Generator) -> Tensor:
+    """Move each image [B, 1, 28, 28] by its own offset of up to `max_shift` pixels, both ways.
 
-    Torch's own generator is left out: training does not draw from it.
+    Zeros come in at the edge.
     """
-    adam = optimizer.state_dict()
-    tensors = {"order": order, "loss_sum": loss_sum, "generator": generator.get_state()}
-    tensors |= {f"network.{name}": weight for name, weight in network.state_dict().items()}
-    for index, state in adam["state"].items():
-        tensors |= {f"optimizer.{index}.{name}": value for name, value in state.items()}
-    values = {"optimizer": adam["param_groups"], "scheduler": scheduler.state_dict()}
-    return TrainingState(epoch, done, tensors, values)
+    if max_shift == 0:
+        return images
+    padded = F.pad(images.squeeze(1), [max_shift] * 4)
+    # a view of every window of every image: [B, offsets, offsets, 28, 28]
+    windows = padded.unfold(1, IMAGE_SIZE, 1).unfold(2, IMAGE_SIZE, 1)
+    down, right = torch.randint(2 * max_shift + 1, (2, len(images)), generator=generator)
+    return windows[torch.arange(len(images)), down, right].unsqueeze(1)
 
 
-def restore(
-    snapshot: TrainingState,
-    network: CNN,
-    optimizer: torch.optim.Adam,
-    scheduler: LRScheduler,
-    generator: torch.Generator,
-) -> None:
-    generator.set_state(snapshot.tensors["generator"])
-    network.load_state_dict(with_prefix(snapshot.tensors, "network."))
-    adam: dict[int, dict[str, Tensor]] = {}
-    for index, parameter in enumerate(network.parameters()):
-        state = with_prefix(snapshot.tensors, f"optimizer.{index}.")
-        # In the parameter's own memory format, which fused Adam takes for granted.
-        moments = {
-            name: torch.empty_like(parameter).copy_(state[name])
-            for name in ("exp_avg", "exp_avg_sq")
-        }
-        adam[index] = state | {name: moment.detach() for name, moment in moments.items()}
-    optimizer.load_state_dict({"state": adam, "param_groups": snapshot.values["optimizer"]})
-    scheduler.load_state_dict(snapshot.values["scheduler"])
+def progress_bar(state: TrainingState, epochs: int) -> "tqdm[Never]":
+    """A bar of this epoch's images; without a terminal it shows nothing."""
+    return tqdm(
+        total=len(state.order),
+        initial=state.images_done,
+        desc=f"epoch {state.epoch}/{epochs}",
+        unit=" images",
+        unit_scale=True,
+        disable=None,
+    )
 
 
-def with_prefix(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    """The tensors of that prefix, named without it."""
+def random_states(device: torch.device) -> dict[str, Tensor]:
+    """The states of torch's own generators, from which layers such as dropout draw."""
+    states = {"cpu": torch.get_rng_state()}
+    if device.type != "cpu":
+        states[device.type] = torch.get_device_module(device).get_rng_state()
+    return states
+
+
+def set_random_states(states: Mapping[str, Tensor]) -> None:
+    for device, state in states.items():
+        module = torch if device == "cpu" else torch.get_device_module(device)
+        module.set_rng_state(state)
+
+
+def in_format_of(parameter: Tensor, moment: Tensor) -> Tensor:
+    """Copy a moment into its parameter's memory format, which fused Adam takes for granted."""
+    if moment.shape != parameter.shape:
+        return moment  # the number of steps
+    return torch.empty_like(parameter, requires_grad=False).copy_(moment)
+
+
+def device_of(network: nn.Module) -> torch.device:
+    return next(network.parameters()).device
+
+
+def with_prefix(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {f"{prefix}{name}": tensor for name, tensor in tensors.items()}
+
+
+def without_prefix(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors whose names have the prefix, under their names without it."""
     return {
         name.removeprefix(prefix): tensor
         for name, tensor in tensors.items()
         if name.startswith(prefix)
     }
-
-
-def random_shift(images: Tensor, max_shift: int, generator: torch.Generator) -> Tensor:
-    """Move every image by its own offset of up to `max_shift` pixels, both ways; zeros come in at
-    the edge.
-    """
-    if max_shift == 0:
-        return images
-    padded = F.pad(images.squeeze(1), [max_shift] * 4)
-    windows = padded.unfold(1, IMAGE_SIZE, 1).unfold(
-        2, IMAGE_SIZE, 1
-    )  # view [B, offsets, offsets, 28, 28]
-    down, right = torch.randint(2 * max_shift + 1, (2, len(images)), generator=generator)
-    return windows[torch.arange(len(images)), down, right].unsqueeze(1)
-
-
-def progress_bar(images: int, done: int, description: str) -> "tqdm[Never]":
-    """A bar of images per second; silent where there is no terminal."""
-    return tqdm(
-        total=images, initial=done, desc=description, unit=" images", unit_scale=True, disable=None
-    )

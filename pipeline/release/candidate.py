@@ -16,7 +16,7 @@ from prefect.client.schemas.objects import State
 from pipeline.orchestration.artifacts import publish_plan
 from pipeline.orchestration.flow import run_tasks, summarize_states
 from pipeline.orchestration.lifecycle import RunContext
-from pipeline.release.champion import PREDICTIONS
+from pipeline.paths import HISTORY, METRICS, PREDICTIONS
 from pipeline.release.gate import GateParams, read_gate
 from pipeline.release.overrides import (
     PARAMS_FILE,
@@ -25,16 +25,13 @@ from pipeline.release.overrides import (
     validate_params,
 )
 from pipeline.release.receipts import copy_receipts
-from pipeline.release.versions import METRICS, read_metrics
+from pipeline.release.versions import read_metrics
 from pipeline.repository.dvc_files import LOCK, configure_dvc, read_if_present, read_yaml
 from pipeline.repository.dvc_worker import DvcWorkerPool
 from pipeline.repository.git import git
 from pipeline.repository.graph import read_status, upstream
 from pipeline.repository.plan import PlannedStage, plan
 from pipeline.repository.worktree import share_checkpoints, worktree
-
-HISTORY = "reports/history.csv"
-RECEIPTS = "receipts"
 
 
 @dataclass(frozen=True)

@@ -16,9 +16,9 @@ from filelock import FileLock, Timeout
 
 from pipeline.errors import PipelineError
 from pipeline.files import atomic_write
+from pipeline.paths import METRICS, PREDICTIONS
 from pipeline.release.gate import Evaluation
 from pipeline.release.versions import (
-    METRICS,
     TRAILER,
     annotated_tags,
     champion_version,
@@ -50,7 +50,6 @@ from pipeline.repository.refs import (
 from pipeline.repository.worktree import worktree
 
 BRANCH = "champion"
-PREDICTIONS = "reports/predictions.csv"
 
 
 def check_target(target: Target) -> None:
@@ -176,7 +175,7 @@ def read_predictions(target: Target, tip: str) -> bytes:
         configure_dvc(tree, scratch, inherit=target.root)
         with DvcWorker(tree) as dvc:
             for command in ("checkout", "pull"):
-                if dvc.request(command, "--quiet", PREDICTIONS).code == 0:
+                if dvc.request(command, "--quiet", str(PREDICTIONS)).code == 0:
                     break
         return (tree / PREDICTIONS).read_bytes() if (tree / PREDICTIONS).is_file() else b""
 

@@ -11,10 +11,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field
 
-from pipeline.errors import DataError, ParamsError
-from pipeline.params import Params
+from pipeline.errors import DataError
+from pipeline.params import PARAMS_FILE, Params, validate
 
 
 class GateParams(Params):
@@ -56,14 +56,8 @@ class Verdict:
 
 
 def read_gate(params: Mapping[str, Any]) -> GateParams:
-    """The section `gate` of params.yaml; raise ParamsError."""
-    try:
-        return GateParams.model_validate(params.get("gate", {}))
-    except ValidationError as error:
-        fault = error.errors()[0]
-        name = ".".join(map(str, ("gate", *fault["loc"])))
-        found = "nothing" if fault["type"] == "missing" else repr(fault["input"])
-        raise ParamsError(f"params.yaml: {name}: {fault['msg']}, got {found}") from error
+    """Return the section `gate` of params.yaml; raise ParamsError with every fault found."""
+    return validate(GateParams, params.get("gate", {}), PARAMS_FILE, "gate")
 
 
 def judge(gate: GateParams, candidate: Evaluation, champion: Evaluation | None) -> Verdict:

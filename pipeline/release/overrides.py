@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
 
 from pipeline.errors import ParamsError
 from pipeline.files import atomic_write
+from pipeline.params import parse_yaml
 from pipeline.release import params_program
 from pipeline.repository.dvc_files import flatten, read_yaml
 from pipeline.repository.processes import subprocess_environment
@@ -31,12 +31,7 @@ def parse_overrides(texts: Iterable[str]) -> dict[str, Any]:
             )
         if name in changes:
             raise ParamsError(f"--set {text}: {name} is set twice; set it once")
-        try:
-            changes[name] = YAML(typ="safe").load(value)
-        except YAMLError as error:
-            raise ParamsError(
-                f"--set {text}: {value} is not valid YAML: {' '.join(str(error).split())}"
-            ) from error
+        changes[name] = parse_yaml(value, f"--set {text}: {value}")
     return changes
 
 
@@ -49,8 +44,8 @@ def apply_overrides(path: Path, changes: Mapping[str, Any]) -> None:
     yaml = YAML()
     yaml.preserve_quotes = True
     yaml.width = 4096  # no line is broken
+    known = flatten(read_yaml(path))  # raises for what is not YAML
     content = yaml.load(path.read_text(encoding="utf-8"))
-    known = flatten(content)
     for name, value in changes.items():
         if name not in known:
             alike = [other for other in known if other.startswith(name.partition(".")[0] + ".")]

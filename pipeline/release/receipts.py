@@ -5,11 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.files import atomic_write
+from pipeline.paths import RECEIPTS
 from pipeline.repository.dvc_files import LOCK, locked_outputs, read_if_present
 
-RECEIPTS = (
-    "receipts"  # written by the train stage: the environment that made a model, under its hash
-)
 Environment = dict[str, Any]
 
 

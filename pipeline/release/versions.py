@@ -9,13 +9,12 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from ruamel.yaml import YAML
-
 from pipeline.errors import PipelineError
-from pipeline.repository.dvc_files import flatten
+from pipeline.params import parse_yaml
+from pipeline.paths import METRICS
+from pipeline.repository.dvc_files import DVC_FILE, flatten
 from pipeline.repository.git import git, read_file
 
-METRICS = "reports/metrics.json"
 PRODUCTION = "prod"
 TRAILER = "Model-version"  # of a commit's message: the version that it makes the champion
 
@@ -33,9 +32,8 @@ def read_model_name(root: Path, commit: str) -> str:
     """The name of the one model that dvc.yaml declares; raise PipelineError where there is another
     number of them.
     """
-    declared = (YAML(typ="safe").load(read_file(root, commit, "dvc.yaml")) or {}).get(
-        "artifacts"
-    ) or {}
+    content = parse_yaml(read_file(root, commit, DVC_FILE), str(DVC_FILE)) or {}
+    declared = content.get("artifacts") or {}
     models = [name for name, artifact in declared.items() if artifact.get("type") == "model"]
     if len(models) != 1:
         found = ", ".join(models) or "none"

@@ -1,8 +1,7 @@
-"""Everything drawn: charts as SVG by matplotlib, images as PNG by Pillow. Equal inputs give equal
-bytes.
+"""Charts as SVG, drawn by matplotlib, and images as PNG, written by Pillow.
 
-Charts stand in the page itself and take its colours, light or dark: each colour here is a stand-in
-that becomes the page's CSS variable of that name.
+Equal inputs give equal bytes. A chart is part of the page and follows its colours, light or dark:
+each colour here is a placeholder, and `to_svg` replaces it by the page's CSS variable.
 """
 
 import base64
@@ -55,11 +54,8 @@ STYLE: dict[Any, Any] = {
     "lines.linewidth": 2,
     "lines.markersize": 5,
 }
-POSITIVE, NEGATIVE = (
-    (232, 89, 12),
-    (28, 110, 214),
-)  # of maps and filters; the paler, the nearer to zero
-PALE = 0.7  # below 1, so that small values are seen too
+POSITIVE, NEGATIVE = (232, 89, 12), (28, 110, 214)  # colours of values above and below zero
+OPACITY_EXPONENT = 0.7  # a value's opacity is |value| ** this; below 1, small values are visible
 SHEET_COLUMNS = 10
 
 
@@ -104,7 +100,7 @@ def draw_by_epoch(history: pd.DataFrame, column: str, label: str, scale: float =
 
 
 def draw_interval(accuracy: float, low: float, high: float, others: dict[str, float]) -> Markup:
-    """The accuracy with its interval, and other accuracies to compare it with."""
+    """Draw the accuracy, its interval from `low` to `high`, and named others to compare with."""
     with rc_context(STYLE | {"axes.spines.left": False}):
         figure, axes = chart(4.6, 1.25)
         axes.plot([100 * low, 100 * high], [0, 0], linewidth=10, color=COLOURS["first"], alpha=0.35)
@@ -120,7 +116,7 @@ def draw_interval(accuracy: float, low: float, high: float, others: dict[str, fl
 
 
 def draw_classes(per_class: dict[str, dict[str, float]]) -> Markup:
-    """Precision, recall and F1 of every class, one row each."""
+    """Draw precision, recall and F1 of every class, in one row for each."""
     marks = {"precision": ("<", "first"), "recall": (">", "second"), "f1": ("|", "ink")}
     with rc_context(STYLE | {"axes.grid.axis": "y"}):
         figure, axes = chart(4.8, 0.7 + 0.3 * len(per_class))
@@ -142,8 +138,9 @@ def draw_classes(per_class: dict[str, dict[str, float]]) -> Markup:
 
 
 def draw_reliability(table: pd.DataFrame) -> Markup:
-    """Accuracy by confidence, above the number of images: on the diagonal, confidence is what it
-    says.
+    """Draw accuracy by confidence, and below it the number of images.
+
+    On the diagonal the confidence is as large as the accuracy.
     """
     middles, widths = 50 * (table["lower"] + table["upper"]), 92 * (table["upper"] - table["lower"])
     bars: dict[str, Any] = {"x": middles, "width": widths, "linewidth": 0}
@@ -165,40 +162,44 @@ def draw_reliability(table: pd.DataFrame) -> Markup:
 
 
 def to_svg(figure: Figure, name: str) -> Markup:
-    """The <svg> element; `name` keeps its ids apart from those of the page's other charts."""
+    """Return the figure as an <svg> element, its ids prefixed with `name`.
+
+    So they differ from the ids of the other charts on the page.
+    """
     buffer = io.StringIO()
     with rc_context({"svg.hashsalt": name}):
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
     svg = buffer.getvalue()
     svg = re.sub(r'( id="|="#|url\(#)', rf"\1{name}-", svg[svg.index("<svg") :])
-    for colour, stand_in in COLOURS.items():
-        svg = svg.replace(stand_in, f"var(--{colour})")
+    for colour, placeholder in COLOURS.items():
+        svg = svg.replace(placeholder, f"var(--{colour})")
     return Markup(svg)  # matplotlib escapes text itself
 
 
 def draw_digit(image: UInt8Array) -> str:
-    """A uint8 [28, 28] image, dark on light, as a data URL."""
+    """Return an image [28, 28], dark on light, as a data URL."""
     return to_url(Image.fromarray(255 - image))
 
 
 def draw_maps(maps: Float32Array, columns: int) -> str:
-    """Maps [N, H, W] in rows of `columns`, or numbers [N] in a row, as a data URL: orange above
-    zero, blue below.
+    """Return maps [N, H, W] in rows of `columns`, or numbers [N] in one row, as a data URL.
+
+    Values above zero are orange, values below are blue, and zero is transparent.
     """
     maps = maps.reshape(1, 1, -1) if maps.ndim == 1 else maps
-    levels = (
-        np.round(127 * maps / max(float(np.abs(maps).max()), 1e-12)).astype(int) + 128
-    )  # 1..255; 0: between maps
+    largest = max(float(np.abs(maps).max()), 1e-12)
+    levels = np.round(127 * maps / largest).astype(int) + 128  # 1..255, so 0 is left for the gaps
     image = Image.fromarray(tile(levels.astype(np.uint8), columns), mode="P")
     image.putpalette(
         [channel for level in range(256) for channel in (POSITIVE if level > 128 else NEGATIVE)]
     )
-    alphas = [0, *(round(255 * (abs(level - 128) / 127) ** PALE) for level in range(1, 256))]
+    sizes = [abs(level - 128) / 127 for level in range(1, 256)]
+    alphas = [0, *(round(255 * size**OPACITY_EXPONENT) for size in sizes)]
     return to_url(image, transparency=bytes(alphas))
 
 
 def tile(images: NDArray[np.uint8], columns: int) -> NDArray[np.uint8]:
-    """Images [N, H, W] side by side in rows of `columns`, a pixel of zero between them."""
+    """Put images [N, H, W] next to each other in rows of `columns`, with a pixel of 0 between."""
     columns = min(columns, len(images))
     rows = math.ceil(len(images) / columns)
     padded = np.pad(images, [(0, rows * columns - len(images)), (0, 1), (0, 1)])
@@ -219,13 +220,13 @@ def to_url(image: Image.Image, **options: Any) -> str:
 
 def save_sheet(path: Path, images: UInt8Array, captions: Sequence[str], title: str) -> None:
     """Write images [N, 28, 28], each above its caption, as one PNG."""
-    width, height = IMAGE_SIZE + 4, IMAGE_SIZE + 10  # of a place, in pixels of the images
+    width, height = IMAGE_SIZE + 4, IMAGE_SIZE + 10  # with a caption and margins
     right, bottom = SHEET_COLUMNS * width, max(1, math.ceil(len(images) / SHEET_COLUMNS)) * height
     with rc_context({"text.parse_math": False, "font.size": 9}):
         figure = Figure(figsize=(right / 29, bottom / 29 + 0.4), layout="constrained")
         axes = figure.subplots()
-        for place, (image, caption) in enumerate(zip(images, captions, strict=True)):
-            left, top = place % SHEET_COLUMNS * width + 2, place // SHEET_COLUMNS * height
+        for index, (image, caption) in enumerate(zip(images, captions, strict=True)):
+            left, top = index % SHEET_COLUMNS * width + 2, index // SHEET_COLUMNS * height
             extent = (left, left + IMAGE_SIZE, top + IMAGE_SIZE, top)
             axes.imshow(image, cmap="Greys", extent=extent, vmin=0, vmax=255)
             axes.text(left + IMAGE_SIZE / 2, top + IMAGE_SIZE + 1, caption, ha="center", va="top")
@@ -235,4 +236,5 @@ def save_sheet(path: Path, images: UInt8Array, captions: Sequence[str], title: s
 
 
 def shorten(name: str, length: int = 20) -> str:
+    """Cut a long name, with an ellipsis for its last character."""
     return name if len(name) <= length else f"{name[: length - 1]}…"

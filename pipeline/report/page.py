@@ -1,4 +1,4 @@
-"""What the report shows: values in, the page and its pictures out."""
+"""The report's page: computes what it shows, and renders it."""
 
 import base64
 import hashlib
@@ -19,12 +19,12 @@ from pipeline.report import figures
 
 TEMPLATES = Path(__file__).parent
 NOTEBOOK_ACCURACY = 0.9911  # what the notebook reports, on MNIST
-CONFUSED_PAIRS = 8  # in the list of the most frequent
+CONFUSED_PAIRS = 8  # shown, the most frequent
 MAP_COLUMNS = 8
 
 
 def headline(correct: int, images: int, dataset: str) -> dict[str, Any]:
-    """The accuracy with its Wilson interval of 95 %."""
+    """Return the accuracy's Wilson interval of 95 %, its chart and the counts behind it."""
     interval = binomtest(correct, images).proportion_ci(method="wilson")
     low, high = float(interval.low), float(interval.high)
     notebook = NOTEBOOK_ACCURACY if dataset == "MNIST" else None
@@ -36,26 +36,27 @@ def headline(correct: int, images: int, dataset: str) -> dict[str, Any]:
 
 
 def draw_curves(history: pd.DataFrame) -> dict[str, Markup]:
-    """By what they show in words."""
+    """Return the charts of the history, each under its caption."""
+    losses = figures.draw_losses(history)
     accuracy = figures.draw_by_epoch(
         history, "validation_accuracy", "validation accuracy, %", scale=100
     )
+    rate = figures.draw_by_epoch(history, "learning_rate", "learning rate")
     return {
-        "Train and validation loss by epoch": figures.draw_losses(history),
+        "Train and validation loss by epoch": losses,
         "Validation accuracy by epoch": accuracy,
-        "Learning rate of each epoch's last step": figures.draw_by_epoch(
-            history, "learning_rate", "learning rate"
-        ),
+        "Learning rate of each epoch's last step": rate,
     }
 
 
 def count_confusions(predictions: pd.DataFrame, classes: int) -> pd.DataFrame:
-    """Images by label (rows) and prediction (columns)."""
+    """Return the number of images by label (rows) and prediction (columns)."""
     counts = pd.crosstab(predictions["label"], predictions["prediction"])
     return counts.reindex(index=range(classes), columns=range(classes), fill_value=0)
 
 
 def most_confused(counts: pd.DataFrame) -> list[dict[str, int]]:
+    """Return the most frequent pairs of a label and another prediction."""
     pairs = [
         {"label": label, "prediction": prediction, "count": int(number)}
         for (label, prediction), number in np.ndenumerate(counts.to_numpy())
@@ -70,20 +71,23 @@ def most_confident_mistakes(predictions: pd.DataFrame, count: int) -> pd.DataFra
 
 
 def example_view(
-    example: int, insides: LayerTrace, image: UInt8Array, info: TensorInfo
+    example: int, trace: LayerTrace, image: UInt8Array, info: TensorInfo
 ) -> dict[str, Any]:
-    """One image on its way through the network, as the page shows it."""
-    values = {name: outputs[example] for name, outputs in insides.outputs.items()}
-    logits = values[insides.layers[-1].name]
+    """Return what the page shows of one image's way through the network.
+
+    `example` is the image's place in the trace.
+    """
+    values = {name: outputs[example] for name, outputs in trace.outputs.items()}
+    logits = values[trace.layers[-1].name]
     exponentials = np.exp(logits - logits.max())
     return {
         "image": figures.draw_digit(image),
         "maps": {
             layer.name: figures.draw_maps(values[layer.name], MAP_COLUMNS)
-            for layer in insides.layers[:-1]
+            for layer in trace.layers[:-1]
             if layer.kind != "Flatten"
         },
-        "step": convolution_step(insides, example, image, info),
+        "step": convolution_step(trace, example, image, info),
         "logits": logits.tolist(),
         "exponentials": exponentials.tolist(),
         "probabilities": (exponentials / exponentials.sum()).tolist(),
@@ -91,7 +95,7 @@ def example_view(
 
 
 def save_mistakes(path: Path, images: UInt8Array, mistakes: pd.DataFrame, info: TensorInfo) -> None:
-    """For `dvc plots`: one image of them all."""
+    """Write one image that shows all `mistakes`, for `dvc plots`."""
     names = [figures.shorten(name, 9) for name in info.classes]
     captions = [
         f"{names[row['label']]} → {names[row['prediction']]}, {row['confidence']:.1%}"
@@ -103,7 +107,7 @@ def save_mistakes(path: Path, images: UInt8Array, mistakes: pd.DataFrame, info: 
 
 
 def render(**values: Any) -> str:
-    """The page; only its own script may run, and nothing may be loaded."""
+    """Return the page. The browser may run its own script only, and load nothing."""
     environment = Environment(
         loader=FileSystemLoader(TEMPLATES),
         autoescape=True,
@@ -114,5 +118,5 @@ def render(**values: Any) -> str:
     script = (TEMPLATES / "page.js").read_text(encoding="utf-8")
     style = (TEMPLATES / "page.css").read_text(encoding="utf-8")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii")
-    own = {"script": Markup(script), "style": Markup(style), "script_hash": f"sha256-{digest}"}
-    return environment.get_template("page.html").render(**own, **values)
+    parts = {"script": Markup(script), "style": Markup(style), "script_hash": f"sha256-{digest}"}
+    return environment.get_template("page.html").render(**parts, **values)

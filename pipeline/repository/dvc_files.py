@@ -4,11 +4,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from ruamel.yaml import YAML
+from pydantic import BaseModel, ConfigDict, Field
 
-from pipeline.errors import PipelineError
+from pipeline.params import parse_yaml, validate
 
+DVC_FILE = Path("dvc.yaml")
 LOCK = "dvc.lock"
 
 
@@ -25,20 +25,16 @@ class StageSettings(BaseModel):
 def read_declaration(root: Path, stage: str) -> dict[str, Any]:
     """Return the stage as dvc.yaml declares it."""
     declared: dict[str, Any] = (
-        read_yaml(root / "dvc.yaml").get("stages", {}).get(stage.partition("@")[0], {})
+        read_yaml(root / DVC_FILE).get("stages", {}).get(stage.partition("@")[0], {})
     )
     each: dict[str, Any] = declared.get("do", declared)  # of a `foreach`
     return each
 
 
 def read_settings(root: Path, stage: str) -> StageSettings:
-    """Raise PipelineError where the `meta` of the stage in dvc.yaml is not what Settings allows."""
-    try:
-        return StageSettings.model_validate(read_declaration(root, stage).get("meta", {}))
-    except ValidationError as error:
-        fault = error.errors()[0]
-        name = ".".join(map(str, ("stages", stage, "meta", *fault["loc"])))
-        raise PipelineError(f"dvc.yaml: {name}: {fault['msg']}, got {fault['input']!r}") from error
+    """Return the stage's `meta` in dvc.yaml; raise ParamsError with every fault found."""
+    declared = read_declaration(root, stage).get("meta", {})
+    return validate(StageSettings, declared, DVC_FILE, f"stages.{stage}.meta")
 
 
 def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -54,8 +50,8 @@ def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """Return a file that DVC has read before; one that is missing is empty."""
-    return YAML(typ="safe").load(path.read_text(encoding="utf-8")) or {} if path.is_file() else {}
+    """Return what the file holds, nothing if there is no such file; raise ParamsError."""
+    return parse_yaml(path.read_bytes(), path.name) or {} if path.is_file() else {}
 
 
 def read_if_present(path: Path) -> bytes:
@@ -73,7 +69,7 @@ class LockedOutput(NamedTuple):
 
 def locked_outputs(lock: str | bytes) -> list[LockedOutput]:
     """Return every output that the content of a dvc.lock names."""
-    stages = (YAML(typ="safe").load(lock) or {}).get("stages", {}) if lock else {}
+    stages = (parse_yaml(lock, LOCK) or {}).get("stages", {})
     return [
         LockedOutput(stage, out["path"], out.get("md5", ""))
         for stage, entry in stages.items()

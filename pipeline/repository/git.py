@@ -54,7 +54,7 @@ def git_common_dir(root: Path) -> Path:
     return (root / git(root, "rev-parse", "--git-common-dir")).resolve()
 
 
-def read_file(root: Path, commit: str, path: str) -> str:
+def read_file(root: Path, commit: str, path: str | Path) -> str:
     """Return a file's text in a commit, empty if it has no such file; `path` starts at `root`."""
     try:
         return git(root, "cat-file", "blob", f"{commit}:./{path}")

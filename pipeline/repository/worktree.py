@@ -13,10 +13,10 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from pipeline.paths import CHECKPOINTS
 from pipeline.repository.git import git, git_common_dir
 
 FOLDER = Path(".dvc/tmp/worktrees")
-CHECKPOINTS = Path(".checkpoints")
 SHARED = "checkpoints"  # in a worktree's scratch folder: its own checkpoints
 FOUND = "checkpoints-found"  # and the names of those that it was given
 

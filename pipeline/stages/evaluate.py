@@ -1,4 +1,4 @@
-"""Measure the model on the test split, the only stage that touches it.
+"""Measure the model on the test split. No other stage measures anything on it.
 
 Reads the section `evaluate` of params.yaml, models/model.safetensors and
 data/tensors/test.safetensors; writes reports/metrics.json, reports/predictions.csv,
@@ -6,9 +6,7 @@ reports/reliability.csv and reports/layers.safetensors. Run: python -m pipeline.
 """
 
 import json
-from pathlib import Path
 
-import pandas as pd
 import torch.nn.functional as F
 from pydantic import Field
 
@@ -17,16 +15,10 @@ from pipeline.files import atomic_write
 from pipeline.mnist.device import DeviceName, choose_device, make_deterministic
 from pipeline.mnist.inference import load_to_device, normalize, predict
 from pipeline.mnist.layers import save_trace, trace_layers
-from pipeline.mnist.metrics import choose_examples, measure, reliability
+from pipeline.mnist.metrics import choose_examples, measure, reliability, tabulate_predictions
 from pipeline.mnist.model import load_model
 from pipeline.params import Params, load_params
-
-TEST = Path("data/tensors/test.safetensors")
-MODEL = Path("models/model.safetensors")
-METRICS = Path("reports/metrics.json")
-PREDICTIONS = Path("reports/predictions.csv")
-RELIABILITY = Path("reports/reliability.csv")
-LAYERS = Path("reports/layers.safetensors")
+from pipeline.paths import LAYERS, METRICS, MODEL, PREDICTIONS, RELIABILITY, TEST
 
 
 class EvaluateParams(Params):
@@ -44,23 +36,15 @@ def main() -> None:
             f"{MODEL} was trained on other data than {TEST} holds; train it again: dvc repro train"
         )
     make_deterministic(seed=0)
-    logits = predict(network.to(device), test)
-    confidence, prediction = logits.double().softmax(1).max(1)
-    predictions = pd.DataFrame(
-        {
-            "index": range(len(test.labels)),
-            "label": test.labels.cpu(),
-            "prediction": prediction.cpu(),
-            "confidence": confidence.cpu().numpy().round(6),
-        }
-    )
-    loss = F.cross_entropy(logits.double(), test.labels).item()
+    logits = predict(network.to(device), test).double()
+    loss = F.cross_entropy(logits, test.labels).item()
+    predictions = tabulate_predictions(logits.softmax(1).cpu().numpy(), test.labels.cpu().numpy())
     correct = (predictions["label"] == predictions["prediction"]).to_numpy()
     bins = reliability(predictions["confidence"].to_numpy(), correct, params.calibration_bins)
     metrics = measure(predictions, loss, info.classes, bins)
     examples = choose_examples(predictions)
-    insides = trace_layers(network, normalize(test.images[examples], info), examples)
-    save_trace(LAYERS, insides)
+    trace = trace_layers(network, normalize(test.images[examples], info), examples)
+    save_trace(LAYERS, trace)
     for path, table in {PREDICTIONS: predictions, RELIABILITY: bins.round(6)}.items():
         with atomic_write(path) as temporary:
             table.to_csv(temporary, index=False)

@@ -1,10 +1,8 @@
-"""Turn the IDX files into tensor files, with a validation split taken from the training images.
+"""Turn the IDX files into tensor files, and split the training images into train and validation.
 
 Reads the section `preprocess` of params.yaml and data/raw/; writes
 data/tensors/{train,validation,test}.safetensors. Run: python -m pipeline.stages.preprocess
 """
-
-from pathlib import Path
 
 import numpy as np
 from pydantic import Field
@@ -14,9 +12,7 @@ from pipeline.errors import ParamsError, run_main
 from pipeline.mnist.idx import Digits, read_dataset_info, read_raw
 from pipeline.mnist.tensors import TensorInfo, save_digits
 from pipeline.params import Params, load_params
-
-RAW = Path("data/raw")
-TENSORS = Path("data/tensors")
+from pipeline.paths import RAW, TEST, TRAIN, VALIDATION
 
 
 class PreprocessParams(Params):
@@ -27,31 +23,29 @@ class PreprocessParams(Params):
 
 
 def split(digits: Digits, validation_size: int, seed: int) -> tuple[Digits, Digits]:
-    """Return train and validation digits, each with the classes in the proportions of the whole."""
+    """Return train and validation digits, each with all classes in the proportions of `digits`."""
     count = len(digits.labels)
     try:
-        train, validation = train_test_split(
+        parts = train_test_split(
             np.arange(count), test_size=validation_size, stratify=digits.labels, random_state=seed
         )
     except ValueError as error:
         raise ParamsError(
             "params.yaml: preprocess.validation_size must leave images of every class in both"
-            " parts"
-            f" of the {count:,} training images, got {validation_size}"
+            f" parts of the {count:,} training images, got {validation_size}"
         ) from error
-    return Digits(digits.images[train], digits.labels[train]), Digits(
-        digits.images[validation], digits.labels[validation]
-    )
+    train, validation = (Digits(digits.images[rows], digits.labels[rows]) for rows in parts)
+    return train, validation
 
 
 def main() -> None:
     params = load_params("preprocess", PreprocessParams)
     info = TensorInfo(**read_dataset_info(RAW).model_dump(), mean=params.mean, std=params.std)
-    test = read_raw(RAW, "test")  # checked before anything is written
+    test = read_raw(RAW, "test")  # before anything is written, so that a bad file changes nothing
     train, validation = split(read_raw(RAW, "train"), params.validation_size, params.seed)
-    for name, digits in {"train": train, "validation": validation, "test": test}.items():
-        save_digits(TENSORS / f"{name}.safetensors", digits, info)
-        print(f"{name}: {len(digits.labels):,} images")
+    for path, digits in {TRAIN: train, VALIDATION: validation, TEST: test}.items():
+        save_digits(path, digits, info)
+        print(f"{path.stem}: {len(digits.labels):,} images")
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
-"""Draw what came out as one self-contained page, and the mistakes as an image for `dvc plots`.
+"""Show the results as one page that needs no other file, and the mistakes in `dvc plots`.
 
-Reads the section `report` of params.yaml (and shows those of preprocess and train), what train and
-evaluate wrote in reports/, and data/tensors/test.safetensors; writes reports/index.html and
-reports/mistakes.png. Run: python -m pipeline.stages.report
+Reads the section `report` of params.yaml, and those of preprocess and train only to show them; what
+train and evaluate write to reports/; and data/tensors/test.safetensors. Writes reports/index.html
+and reports/mistakes.png. Run: python -m pipeline.stages.report
 """
 
 import json
@@ -18,6 +18,16 @@ from pipeline.files import atomic_write
 from pipeline.mnist.layers import load_trace
 from pipeline.mnist.tensors import load_digits
 from pipeline.params import Params, load_params, load_section
+from pipeline.paths import (
+    HISTORY,
+    LAYERS,
+    METRICS,
+    MISTAKES,
+    PREDICTIONS,
+    RELIABILITY,
+    REPORT,
+    TEST,
+)
 from pipeline.report import figures
 from pipeline.report.page import (
     MAP_COLUMNS,
@@ -31,14 +41,6 @@ from pipeline.report.page import (
     save_mistakes,
 )
 
-TEST = Path("data/tensors/test.safetensors")
-METRICS = Path("reports/metrics.json")
-HISTORY = Path("reports/history.csv")
-PREDICTIONS = Path("reports/predictions.csv")
-RELIABILITY = Path("reports/reliability.csv")
-LAYERS = Path("reports/layers.safetensors")
-REPORT = Path("reports/index.html")
-MISTAKES = Path("reports/mistakes.png")
 Result = TypeVar("Result")
 
 
@@ -47,13 +49,14 @@ class ReportParams(Params):
 
 
 def read_stage_output(path: Path, parse: Callable[[Path], Result]) -> Result:
+    """Return what `parse` makes of a file that train or evaluate writes. Raises DataError."""
     try:
         return parse(path)
     except FileNotFoundError as error:
         raise DataError(
             f"{path} is missing; run the stages before this one: dvc repro evaluate"
         ) from error
-    except ValueError as error:  # of json and of pandas
+    except ValueError as error:  # what json and pandas raise
         raise DataError(
             f"{path} cannot be read ({error}); make it again: dvc repro --force evaluate"
         ) from error
@@ -70,7 +73,7 @@ def main() -> None:
     history, predictions, bins = (
         read_stage_output(path, pd.read_csv) for path in (HISTORY, PREDICTIONS, RELIABILITY)
     )
-    insides = load_trace(LAYERS)
+    trace = load_trace(LAYERS)
     test, info = load_digits(TEST)
     correct = int((predictions["label"] == predictions["prediction"]).sum())
     counts = count_confusions(predictions, len(info.classes))
@@ -93,13 +96,13 @@ def main() -> None:
         ],
         bins=bins.to_dict("records"),
         reliability=figures.draw_reliability(bins),
-        layers=insides.layers,
-        filters=figures.draw_maps(insides.filters[:, 0], MAP_COLUMNS),
-        filter_shape=insides.filters.shape,
+        layers=trace.layers,
+        filters=figures.draw_maps(trace.filters[:, 0], MAP_COLUMNS),
+        filter_shape=trace.filters.shape,
         examples=[
             predictions.loc[index].to_dict()
-            | example_view(place, insides, test.images[index, 0], info)
-            for place, index in enumerate(insides.examples)
+            | example_view(example, trace, test.images[index, 0], info)
+            for example, index in enumerate(trace.examples)
         ],
     )
     save_mistakes(MISTAKES, test.images, mistakes, info)

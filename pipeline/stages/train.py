@@ -1,8 +1,8 @@
-"""Train the CNN, validating after every epoch; after a kill, go on from the last checkpoint to the
-same bytes.
+"""Train the CNN and validate it after every epoch.
 
+A killed training goes on from its last checkpoint, to the same bytes.
 Reads the section `train` of params.yaml and data/tensors/{train,validation}.safetensors; writes
-models/model.safetensors and its receipt, and, after every epoch, reports/history.csv.
+models/model.safetensors, its receipt, and after every epoch reports/history.csv.
 Run: python -m pipeline.stages.train
 """
 
@@ -12,31 +12,21 @@ from typing import Literal
 
 import pandas as pd
 from pydantic import Field
-from torch import Tensor
 
 from pipeline.errors import PipelineError, run_main
 from pipeline.files import atomic_write
-from pipeline.mnist.checkpoint import Checkpoint, checkpoint_path, load_checkpoint, save_checkpoint
+from pipeline.mnist.checkpoint import checkpoint_path, load_checkpoint, save_checkpoint
 from pipeline.mnist.device import DeviceName, choose_device, keep_freed_memory, make_deterministic
 from pipeline.mnist.environment import describe_environment, write_receipt
 from pipeline.mnist.inference import load_to_device
 from pipeline.mnist.model import CNN, save_model
-from pipeline.mnist.training import Epoch, ScheduleName, TrainingState, fit, with_prefix
-from pipeline.params import Params, load_params
-
-TENSORS = Path("data/tensors")
-MODEL = Path("models/model.safetensors")
-HISTORY = Path("reports/history.csv")
+from pipeline.mnist.training import Epoch, Recipe, TrainingState, fit
+from pipeline.params import load_params
+from pipeline.paths import HISTORY, MODEL, TRAIN, VALIDATION
 
 
-class TrainParams(Params):
-    seed: int = Field(ge=0, lt=2**32)
-    epochs: int = Field(gt=0)
-    batch_size: int = Field(gt=0)
-    learning_rate: float = Field(gt=0, le=1)
-    schedule: ScheduleName
-    max_shift: int = Field(ge=0, le=14)  # pixels
-    keep: Literal["best", "last"]  # epoch, by validation accuracy
+class TrainParams(Recipe):
+    keep: Literal["best", "last"]  # epoch; the best by validation accuracy
     device: DeviceName
     checkpoint_every: int = Field(ge=0)  # steps; 0: after each epoch only
 
@@ -44,78 +34,54 @@ class TrainParams(Params):
 def main() -> None:
     params = load_params("train", TrainParams)
     device = choose_device(params.device, "train.device")
-    paths = [TENSORS / f"{name}.safetensors" for name in ("train", "validation")]
-    train, validation = (load_to_device(path, device) for path in paths)
+    train, validation = (load_to_device(path, device) for path in (TRAIN, VALIDATION))
     keep_freed_memory()
     make_deterministic(params.seed)
     network = CNN(len(train.info.classes)).to(device)
+    state = TrainingState.start(network, params, len(train.labels))
     environment = describe_environment(device)
     path = checkpoint_path(
-        paths, params=params.model_dump(exclude={"checkpoint_every"}), environment=environment
+        [TRAIN, VALIDATION],
+        params=params.model_dump(exclude={"checkpoint_every"}),
+        environment=environment,
     )
-    resume, history, best = read_progress(path, params)
 
-    def save(snapshot: TrainingState) -> None:
-        tensors = snapshot.tensors | {f"best.{name}": weight for name, weight in best.items()}
-        values = snapshot.values | {
-            "epoch": snapshot.epoch,
-            "done": snapshot.done,
-            "history": history,
-        }
-        save_checkpoint(path, Checkpoint(tensors, values))
+    def save(state: TrainingState) -> None:
+        save_checkpoint(path, state.to_checkpoint())
 
-    recipe = params.model_dump(exclude={"keep", "device", "checkpoint_every"})
-    for epoch in fit(
-        network,
-        train,
-        validation,
-        **recipe,
-        resume=resume,
-        save=save,
-        save_every=params.checkpoint_every,
-    ):
+    resume(state, path, params.epochs)
+    every = params.checkpoint_every
+    for epoch in fit(state, train, validation, params, save=save, save_every=every):
         if not math.isfinite(epoch.train_loss):
             raise PipelineError(
                 f"training diverged: the loss of epoch {epoch.epoch} is {epoch.train_loss};"
                 f" lower params.yaml: train.learning_rate, now {params.learning_rate:g}"
             )
-        history.append(epoch)
-        if params.keep == "best" and epoch.validation_accuracy >= max(
-            row.validation_accuracy for row in history
-        ):
-            best = {name: weight.clone() for name, weight in network.state_dict().items()}
-        write_history(history)
+        best = max(row.validation_accuracy for row in state.history)
+        if params.keep == "best" and epoch.validation_accuracy == best:
+            state.keep_weights()
+        write_history(state.history)
         print(
-            f"epoch {epoch.epoch}/{params.epochs}: train loss {epoch.train_loss:.4f}, "
-            f"validation loss {epoch.validation_loss:.4f}, validation accuracy"
+            f"epoch {epoch.epoch}/{params.epochs}: train loss {epoch.train_loss:.4f}, validation"
+            f" loss {epoch.validation_loss:.4f}, validation accuracy"
             f" {epoch.validation_accuracy:.2%}",
             flush=True,
         )
-    save_model(MODEL, best or network.state_dict(), train.info)
+    save_model(MODEL, state.kept_weights or network.state_dict(), train.info)
     write_receipt(MODEL, environment)
     path.unlink(missing_ok=True)
 
 
-def read_progress(
-    path: Path, params: TrainParams
-) -> tuple[TrainingState | None, list[Epoch], dict[str, Tensor]]:
-    """Where a killed run of this training stood, its history, and its best weights where these are
-    to be kept.
-    """
+def resume(state: TrainingState, path: Path, epochs: int) -> None:
+    """Go on from the checkpoint of a killed training, if there is one."""
     checkpoint = load_checkpoint(path)
     if checkpoint is None:
-        return None, [], {}
-    tensors, values = checkpoint
-    history = [Epoch(*row) for row in values["history"]]
-    within = f" and {values['done']:,} images" if values["done"] else ""
-    print(f"resuming after epoch {len(history)} of {params.epochs}{within}", flush=True)
-    if history:
-        write_history(history)  # DVC deleted it
-    return (
-        TrainingState(values["epoch"], values["done"], tensors, values),
-        history,
-        with_prefix(tensors, "best."),
-    )
+        return
+    state.restore(checkpoint)
+    within = f" and {state.images_done:,} images" if state.images_done else ""
+    print(f"resuming after epoch {len(state.history)} of {epochs}{within}", flush=True)
+    if state.history:
+        write_history(state.history)  # DVC deletes it before it runs this stage
 
 
 def write_history(history: list[Epoch]) -> None:

@@ -24,12 +24,12 @@ def seven() -> UInt8Array:
 
 
 def distance(name: str, expected: UInt8Array) -> float:
-    """The mean difference of what the model is given from what it should be, in levels of 255."""
+    """The mean difference between the image made for the model and `expected`, in grey levels."""
     return float(np.abs(to_drawing(read_image(name), name).image.astype(float) - expected).mean())
 
 
 def test_mnists_own_images_stay_as_they_are(digits: UInt8Array) -> None:
-    """But for those of the 200 that its makers placed, or scaled, a little otherwise."""
+    """Some of the 200 are not: MNIST's makers placed or scaled them a little differently."""
     same = [
         np.array_equal(to_drawing(digit.astype(float), "digit").image, digit) for digit in digits
     ]
@@ -87,7 +87,7 @@ def test_a_small_digit_in_the_corner_of_a_grey_page_is_found(
 
 
 def bomb() -> bytes:
-    """A PNG that says it is 100,000 pixels both ways."""
+    """A PNG whose header claims 100,000 × 100,000 pixels."""
     buffer = io.BytesIO()
     Image.new("1", (8, 8)).save(buffer, format="PNG")
     content = bytearray(buffer.getvalue())
@@ -134,7 +134,7 @@ def test_a_wrong_file_is_one_line_that_names_it(
 
 
 def test_a_file_without_end_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pipeline.mnist.handwriting.MOST_BYTES", 10_000)
+    monkeypatch.setattr("pipeline.mnist.handwriting.MAX_BYTES", 10_000)
     with pytest.raises(DataError, match=r"^/dev/zero is too large: at most 10,000 bytes are read$"):
         read_image("/dev/zero")
 

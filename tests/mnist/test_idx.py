@@ -94,7 +94,7 @@ def test_a_missing_file_names_the_stage_that_makes_it(tmp_path: Path) -> None:
 lengths = st.lists(st.integers(0, 5), min_size=1, max_size=4)
 
 
-headers = st.one_of(  # of a claim that may be a lie, from plausible to absurd
+headers = st.one_of(  # whose claims may be false, plausible or absurd
     st.binary(max_size=40),
     st.lists(st.integers(0, 2**32 - 1), min_size=1, max_size=4).map(
         lambda shape: (
@@ -122,7 +122,7 @@ def test_every_valid_idx_file_is_read_as_it_was_written(
 def test_any_other_bytes_are_refused_in_one_line(
     tmp_path_factory: pytest.TempPathFactory, header: bytes, content: bytes, dimensions: int
 ) -> None:
-    """Whatever the header says, nothing larger than the file comes of it."""
+    """Whatever the header claims, the array is no larger than the file."""
     path = tmp_path_factory.getbasetemp() / "hostile.idx"
     path.write_bytes(header + content)
     try:
@@ -142,7 +142,7 @@ def test_any_other_bytes_are_refused_in_one_line(
     ],
 )
 def test_a_file_that_claims_gigabytes_takes_none(tmp_path: Path, content: bytes) -> None:
-    """In 4 GB of address space, of which Python with its libraries takes a good part."""
+    """The program has 4 GB of address space, most of it taken by Python and its libraries."""
     path = tmp_path / "train-images-idx3-ubyte"
     path.write_bytes(content)
     program = (

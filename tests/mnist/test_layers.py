@@ -49,7 +49,7 @@ def test_the_layers_follow_the_shapes_and_count_every_parameter(network: Any) ->
 
 
 def test_every_output_is_the_layers_own(network: Any) -> None:
-    """ReLU works in place: what pooling made is kept as it was before."""
+    """ReLU works in place; the output of the pooling before it is kept unchanged."""
     outputs = look(network).outputs
     convolved = F.conv2d(images(), network.conv1.weight, network.conv1.bias, padding=1)
     pooled = F.max_pool2d(convolved, 2)
@@ -64,16 +64,16 @@ def test_the_step_in_numbers_is_what_the_network_computes(network: Any) -> None:
     digits = torch.randint(
         0, 256, (5, 1, 28, 28), dtype=torch.uint8, generator=torch.Generator().manual_seed(1)
     )
-    insides = trace_layers(network, normalize(digits, INFO), np.arange(5))
+    trace = trace_layers(network, normalize(digits, INFO), np.arange(5))
     for example, digit in enumerate(digits.numpy()[:, 0]):
-        step = convolution_step(insides, example, digit, INFO)
+        step = convolution_step(trace, example, digit, INFO)
         total = (np.array(step["pixels"]) * np.array(step["weights"])).sum() + step["bias"]
         assert total == pytest.approx(step["answer"], abs=1e-5)
         assert (
             step["largest"]
             == np.max(step["block"])
             == step["answer"]
-            == insides.outputs["conv1"][example].max()
+            == trace.outputs["conv1"][example].max()
         )
 
 
@@ -81,15 +81,15 @@ def test_they_come_back_as_saved_in_the_same_bytes(
     network: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    insides = look(network)
-    save_trace(PATH, insides)
+    trace = look(network)
+    save_trace(PATH, trace)
     before = PATH.read_bytes()
     loaded = load_trace(PATH)
-    assert loaded.layers == insides.layers
+    assert loaded.layers == trace.layers
     assert list(loaded.examples) == [3, 5]
     assert np.array_equal(loaded.filters, network.conv1.weight.detach())
     assert all(
-        np.array_equal(loaded.outputs[name], values) for name, values in insides.outputs.items()
+        np.array_equal(loaded.outputs[name], values) for name, values in trace.outputs.items()
     )
     save_trace(PATH, loaded)
     assert PATH.read_bytes() == before

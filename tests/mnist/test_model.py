@@ -33,10 +33,10 @@ def test_pooling_before_relu_equals_the_notebooks_order() -> None:
         F.cross_entropy(logits, labels).backward()
         return [logits.detach(), *(parameter.grad.clone() for parameter in network.parameters())]  # type: ignore[union-attr]
 
-    ours = logits_and_gradients(network(images))
-    theirs = logits_and_gradients(notebook_forward(network, images))
-    for our, their in zip(ours, theirs, strict=True):
-        torch.testing.assert_close(our, their, rtol=1e-5, atol=1e-6)
+    actual = logits_and_gradients(network(images))
+    expected = logits_and_gradients(notebook_forward(network, images))
+    for one, other in zip(actual, expected, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6)
 
 
 def test_a_model_comes_back_as_it_was_saved(tmp_path: Path) -> None:
@@ -107,12 +107,12 @@ def test_a_file_that_is_no_safetensors_is_one_line(tmp_path: Path, content: byte
 @pytest.mark.parametrize(
     "lie",
     [
-        {"shape": [2**40, 3136]},  # more than the file holds, or any memory
+        {"shape": [2**40, 3136]},  # more than any file or memory holds
         {"shape": [128, 3135]},
         {"shape": [-1, 3136]},
         {"dtype": "F64"},
         {"dtype": "F16"},
-        {"dtype": "I32"},  # as long, and so only ours to notice
+        {"dtype": "I32"},  # as long as F32, so safetensors accepts it
         {"shape": [3136, 128]},
         {"data_offsets": [0, 2**50]},
         {"data_offsets": [8, 0]},

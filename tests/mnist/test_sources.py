@@ -9,17 +9,24 @@ from pathlib import Path
 
 import pytest
 import torchvision.datasets
-from helpers import LABELS, SAMPLE_FILES, assert_sample_is_fetched, set_params
+from helpers import (
+    LABELS,
+    SAMPLE_FILES,
+    assert_no_partial_data,
+    assert_sample_is_fetched,
+    set_params,
+)
 
 from pipeline.errors import FetchError
 from pipeline.mnist import sources
+from pipeline.paths import RAW
 from pipeline.stages import fetch
 
 
 def refused() -> str:
     with pytest.raises(FetchError) as error:
         fetch.main()
-    assert not Path("data/raw.partial").exists()
+    assert_no_partial_data()
     return str(error.value)
 
 
@@ -27,8 +34,9 @@ def refused() -> str:
 def mirror(
     workspace: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Callable[[Callable[..., None]], None]]:
-    """Serve the sample as torchvision's mirrors do, on loopback, each request answered by a
-    function of the test.
+    """Return a function that starts a mirror of the sample on loopback, as torchvision lists them.
+
+    It takes the function that answers each request.
     """
     servers = []
 
@@ -77,7 +85,7 @@ def promised_more(request: BaseHTTPRequestHandler, body: bytes) -> None:
 
 
 def corrupted(request: BaseHTTPRequestHandler, body: bytes) -> None:
-    """A bit of the content flipped and packed anew, so that only the digest can tell."""
+    """Flip a bit and compress again, so that only the digest can tell."""
     content = bytearray(gzip.decompress(body))
     content[len(content) // 2] ^= 1
     serve(request, gzip.compress(content))
@@ -147,8 +155,8 @@ def test_a_misbehaving_server_is_given_up(
     mirror(answer)
     with pytest.raises(FetchError, match=rf"torchvision http://127.0.0.1:\d+/: .*{reason}"):
         fetch.main()
-    assert not Path("data/raw").exists()
-    assert not Path("data/raw.partial").exists()
+    assert not RAW.exists()
+    assert_no_partial_data()
 
 
 def package(folder: Path, kind: bytes = tarfile.REGTYPE, prefix: str = "package/data/") -> Path:

@@ -25,7 +25,7 @@ def test_digits_come_back_as_they_were_saved(tmp_path: Path) -> None:
 
 
 def test_equal_digits_give_equal_bytes_in_every_process(tmp_path: Path) -> None:
-    """safetensors itself writes several metadata entries in an order drawn anew by each process."""
+    """safetensors itself writes several entries of metadata in another order in each process."""
     program = (
         "import numpy as np, sys; from pathlib import Path; from pipeline.mnist.idx import Digits;"
         "from pipeline.mnist.tensors import TensorInfo, save_digits;"

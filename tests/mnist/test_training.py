@@ -4,35 +4,35 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import nn
 
-from pipeline.mnist.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from pipeline.mnist.checkpoint import load_checkpoint, save_checkpoint
 from pipeline.mnist.device import make_deterministic
-from pipeline.mnist.inference import load_to_device
+from pipeline.mnist.inference import TensorDigits, load_to_device
 from pipeline.mnist.model import CNN
 from pipeline.mnist.tensors import TensorInfo
-from pipeline.mnist.training import Epoch, TrainingState, fit, random_shift
+from pipeline.mnist.training import Epoch, Recipe, TrainingState, fit, random_shift
+from pipeline.paths import TRAIN, VALIDATION
 
 INFO = TensorInfo(dataset="MNIST", classes=tuple("0123456789"), mean=0.5, std=0.5)
 CPU = torch.device("cpu")
-RECIPE: dict[str, Any] = {
-    "seed": 1,
-    "epochs": 2,
-    "batch_size": 32,
-    "learning_rate": 0.004,
-    "schedule": "one-cycle",
-    "max_shift": 1,
-}
+RECIPE = Recipe(
+    seed=1, epochs=2, batch_size=32, learning_rate=0.004, schedule="one-cycle", max_shift=1
+)
+
+
+def load(folder: Path) -> tuple[TensorDigits, TensorDigits]:
+    train, validation = (load_to_device(folder / path, CPU) for path in (TRAIN, VALIDATION))
+    return train, validation
 
 
 def train_on(folder: Path, **changes: Any) -> tuple[list[Epoch], CNN]:
-    train, validation = (
-        load_to_device(folder / "data" / "tensors" / f"{name}.safetensors", CPU)
-        for name in ("train", "validation")
-    )
-    recipe = RECIPE | changes
-    make_deterministic(recipe["seed"])
+    train, validation = load(folder)
+    recipe = RECIPE.model_copy(update=changes)
+    make_deterministic(recipe.seed)
     network = CNN()
-    return list(fit(network, train, validation, **recipe)), network
+    state = TrainingState.start(network, recipe, len(train.labels))
+    return list(fit(state, train, validation, recipe, save=lambda state: None)), network
 
 
 def test_each_image_moves_by_its_own_offset_and_zeros_come_in() -> None:
@@ -76,11 +76,11 @@ def test_equal_seeds_give_equal_bits_and_others_do_not(finished: Path) -> None:
 
 
 def test_the_constant_schedule_is_the_notebooks_loop(finished: Path) -> None:
-    """Plain PyTorch, step by step, over the same order: the same weights to the bit."""
+    """Its weights are those of plain PyTorch over the same order of images."""
     history, network = train_on(
         finished, epochs=1, schedule="constant", max_shift=0, learning_rate=0.001
     )
-    train = load_to_device(finished / "data/tensors/train.safetensors", CPU)
+    train = load_to_device(finished / TRAIN, CPU)
     make_deterministic(1)
     reference = CNN()
     optimizer = torch.optim.Adam(reference.parameters(), lr=0.001, fused=True)
@@ -93,11 +93,10 @@ def test_the_constant_schedule_is_the_notebooks_loop(finished: Path) -> None:
         loss.backward()
         optimizer.step()
         losses += [loss.item()] * len(rows)
-    for ours, theirs in zip(network.parameters(), reference.parameters(), strict=True):
-        torch.testing.assert_close(ours, theirs)
-    assert history[0].train_loss == pytest.approx(
-        sum(losses) / 500
-    )  # the short last batch weighs what it should
+    for actual, expected in zip(network.parameters(), reference.parameters(), strict=True):
+        torch.testing.assert_close(actual, expected)
+    # the mean over images, not over batches: the last batch is shorter
+    assert history[0].train_loss == pytest.approx(sum(losses) / 500)
     assert history[0].learning_rate == 0.001
 
 
@@ -110,43 +109,40 @@ def test_one_cycle_peaks_and_anneals(finished: Path) -> None:
 
 
 @pytest.mark.parametrize("schedule", ["one-cycle", "constant"])
-def test_from_every_snapshot_training_goes_on_to_the_same_bits(
-    finished: Path, tmp_path: Path, schedule: str
+@pytest.mark.parametrize("dropout", [False, True])
+def test_from_every_checkpoint_training_goes_on_to_the_same_bits(
+    finished: Path, tmp_path: Path, schedule: str, dropout: bool
 ) -> None:
-    """Each goes through its file, as after a kill; 500 images are 16 steps an epoch."""
-    train, validation = (
-        load_to_device(finished / f"data/tensors/{name}.safetensors", CPU)
-        for name in ("train", "validation")
-    )
+    """Each goes through its file, as after a kill; 500 images are 16 steps an epoch.
+
+    Dropout draws from torch's own generator.
+    """
+    train, validation = load(finished)
+    recipe = RECIPE.model_copy(update={"schedule": schedule})
     paths: list[Path] = []
 
-    def save(snapshot: TrainingState) -> None:
-        paths.append(
-            tmp_path / str(len(paths)) / "checkpoint"
-        )  # alone in its folder, which is pruned
-        values = snapshot.values | {"epoch": snapshot.epoch, "done": snapshot.done}
-        save_checkpoint(paths[-1], Checkpoint(snapshot.tensors, values))
-
-    def run(**settings: Any) -> tuple[list[Epoch], CNN]:
+    def start() -> TrainingState:
         make_deterministic(1)
-        network = CNN()
-        return list(
-            fit(network, train, validation, **RECIPE | {"schedule": schedule}, **settings)
-        ), network
+        network = CNN().append(nn.Dropout(0.5)) if dropout else CNN()
+        return TrainingState.start(network, recipe, len(train.labels))
 
-    plain, expected = run()
-    history, network = run(save=save, save_every=6)
-    assert history == plain
+    def save(state: TrainingState) -> None:
+        paths.append(tmp_path / str(len(paths)) / "checkpoint")  # save_checkpoint prunes a folder
+        save_checkpoint(paths[-1], state.to_checkpoint())
+
+    expected = start()
+    list(fit(expected, train, validation, recipe, save=lambda state: None))
+    list(fit(start(), train, validation, recipe, save=save, save_every=6))
     assert len(paths) == 6  # twice within each epoch and once after it
     for path in paths:
-        saved = load_checkpoint(path)
-        assert saved
-        snapshot = TrainingState(
-            saved.values["epoch"], saved.values["done"], saved.tensors, saved.values
-        )
-        rest, network = run(resume=snapshot)
-        assert rest == plain[snapshot.epoch - 1 :]
+        checkpoint = load_checkpoint(path)
+        assert checkpoint
+        state = start()
+        torch.rand(7)  # whatever was drawn meanwhile
+        state.restore(checkpoint)
+        list(fit(state, train, validation, recipe, save=lambda state: None))
+        assert state.history == expected.history
         assert all(
             torch.equal(a, b)
-            for a, b in zip(network.parameters(), expected.parameters(), strict=True)
+            for a, b in zip(state.network.parameters(), expected.network.parameters(), strict=True)
         )

@@ -112,7 +112,7 @@ def test_a_stage_that_fails_publishes_nothing(folder: Path, api: Api) -> None:
         ),
         (
             {"changes": {"gate.minimum": 2}},
-            "params.yaml: gate.minimum: Input should be less than or equal to 1, got 2",
+            "params.yaml: gate.minimum must be less than or equal to 1, got 2",
         ),
         (
             {"remote": "nowhere"},

@@ -5,15 +5,14 @@ import pytest
 
 from pipeline.mnist.layers import load_trace
 from pipeline.mnist.tensors import load_digits
+from pipeline.paths import LAYERS, PREDICTIONS, TEST
 from pipeline.report import page
-from pipeline.stages import report
-
-PREDICTIONS = Path("reports/predictions.csv")
 
 
 def test_wilsons_interval_of_a_worked_example() -> None:
-    """Newcombe 1998,
-    https://doi.org/10.1002/(SICI)1097-0258(19980430)17:8<857::AID-SIM777>3.0.CO;2-E, table I.
+    """Table I of Newcombe 1998.
+
+    https://doi.org/10.1002/(SICI)1097-0258(19980430)17:8<857::AID-SIM777>3.0.CO;2-E
     """
     result = page.headline(81, 263, "sample")
     assert (round(result["low"], 4), round(result["high"], 4)) == (0.2553, 0.3662)
@@ -33,11 +32,11 @@ def test_the_confused_pairs_are_the_most_frequent() -> None:
 
 
 def test_the_probabilities_of_an_example_are_the_models(finished_workspace: Path) -> None:
-    insides = load_trace(report.LAYERS)
-    test, info = load_digits(report.TEST)
+    trace = load_trace(LAYERS)
+    test, info = load_digits(TEST)
     predictions = pd.read_csv(PREDICTIONS)
-    for example, index in enumerate(insides.examples):
-        probabilities = page.example_view(example, insides, test.images[index, 0], info)[
+    for example, index in enumerate(trace.examples):
+        probabilities = page.example_view(example, trace, test.images[index, 0], info)[
             "probabilities"
         ]
         assert sum(probabilities) == pytest.approx(1)

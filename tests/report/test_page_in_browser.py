@@ -1,4 +1,4 @@
-"""The report in a real browser, judged by axe-core."""
+"""The report in a real browser, also checked for accessibility by axe-core."""
 
 import os
 import shutil
@@ -13,6 +13,7 @@ from browser import DESKTOP, NARROW, PHONE, Visit
 from helpers import HOSTILE, rename_last_class, set_params
 from playwright.sync_api import Browser, Page, expect
 
+from pipeline.paths import PREDICTIONS, REPORT
 from pipeline.stages import report
 
 SHOWN = ".mistakes li:not([hidden])"
@@ -35,20 +36,20 @@ def folder(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def visit(browser: Browser, folder: Path) -> Iterator[Visit]:
-    visit = Visit(browser, folder / report.REPORT, DESKTOP)
+    visit = Visit(browser, folder / REPORT, DESKTOP)
     yield visit
-    assert visit.loaded() == [(folder / report.REPORT).as_uri()]
+    assert visit.loaded() == [(folder / REPORT).as_uri()]
     assert visit.said == []
     visit.context.close()
 
 
 @pytest.fixture
 def mistakes(folder: Path) -> pd.DataFrame:
-    return pd.read_csv(folder / report.PREDICTIONS).query("label != prediction")
+    return pd.read_csv(folder / PREDICTIONS).query("label != prediction")
 
 
 def press_until(page: Page, key: str, selector: str) -> None:
-    """Go on by keyboard until the element has the focus."""
+    """Press the key until the element has the focus."""
     for _ in range(300):
         if page.evaluate("selector => document.activeElement.matches(selector)", selector):
             return
@@ -57,7 +58,7 @@ def press_until(page: Page, key: str, selector: str) -> None:
 
 
 def test_it_opens_from_disk_asks_for_nothing_and_says_nothing(visit: Visit) -> None:
-    """The fixture asserts the latter two for every test."""
+    """The fixture checks for every test that the page loads nothing and logs nothing."""
     broken = visit.page.evaluate(
         "Array.from(document.images).filter(i => !i.hidden && !i.naturalWidth).length"
     )
@@ -116,7 +117,7 @@ def test_another_digit_goes_through_the_network_by_keyboard(visit: Visit) -> Non
 def test_axe_finds_nothing_at_all(
     browser: Browser, folder: Path, scheme: Any, size: tuple[int, int]
 ) -> None:
-    visit = Visit(browser, folder / report.REPORT, size, color_scheme=scheme)
+    visit = Visit(browser, folder / REPORT, size, color_scheme=scheme)
     visit.page.evaluate(
         "document.querySelectorAll('details').forEach(details => details.open = true)"
     )
@@ -135,7 +136,7 @@ def test_axe_finds_nothing_at_all(
 def test_nothing_is_wider_than_the_screen(
     browser: Browser, folder: Path, size: tuple[int, int]
 ) -> None:
-    visit = Visit(browser, folder / report.REPORT, size)
+    visit = Visit(browser, folder / REPORT, size)
     visit.page.evaluate(
         "document.querySelectorAll('details').forEach(details => details.open = true)"
     )
@@ -146,7 +147,7 @@ def test_nothing_is_wider_than_the_screen(
 def test_colours_follow_the_scheme(browser: Browser, folder: Path) -> None:
     inks = []
     for scheme in ("light", "dark"):
-        visit = Visit(browser, folder / report.REPORT, DESKTOP, color_scheme=scheme)
+        visit = Visit(browser, folder / REPORT, DESKTOP, color_scheme=scheme)
         inks.append(visit.page.locator("svg text").first.evaluate("e => getComputedStyle(e).fill"))
         visit.context.close()
     assert inks[0] != inks[1]
@@ -155,7 +156,7 @@ def test_colours_follow_the_scheme(browser: Browser, folder: Path) -> None:
 def test_without_its_script_everything_can_be_read(
     browser: Browser, folder: Path, mistakes: pd.DataFrame
 ) -> None:
-    visit = Visit(browser, folder / report.REPORT, DESKTOP, java_script_enabled=False)
+    visit = Visit(browser, folder / REPORT, DESKTOP, java_script_enabled=False)
     assert visit.page.locator(".mistakes li:visible").count() == len(mistakes)
     assert visit.page.locator(".softmax:visible").count() == 1
     visit.context.close()
@@ -164,7 +165,7 @@ def test_without_its_script_everything_can_be_read(
 def test_a_hostile_class_name_does_nothing(browser: Browser, finished_workspace: Path) -> None:
     rename_last_class(HOSTILE)
     report.main()
-    file = finished_workspace / report.REPORT
+    file = finished_workspace / REPORT
     visit = Visit(browser, file, PHONE)
     assert (visit.loaded(), visit.said) == ([file.as_uri()], [])
     assert visit.page.evaluate("document.documentElement.scrollWidth") == PHONE[0]

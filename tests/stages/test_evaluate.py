@@ -14,11 +14,8 @@ from pipeline.mnist.layers import load_trace
 from pipeline.mnist.metrics import calibration_error
 from pipeline.mnist.model import load_model, save_model
 from pipeline.mnist.tensors import TensorInfo
+from pipeline.paths import LAYERS, METRICS, MODEL, PREDICTIONS, RELIABILITY, TEST
 from pipeline.stages import evaluate
-
-METRICS = Path("reports/metrics.json")
-PREDICTIONS = Path("reports/predictions.csv")
-MODEL = Path("models/model.safetensors")
 
 
 def test_the_metrics_are_those_of_the_predictions(finished_workspace: Path) -> None:
@@ -42,7 +39,7 @@ def test_the_metrics_are_those_of_the_predictions(finished_workspace: Path) -> N
 
 def test_the_predictions_are_the_models(finished_workspace: Path) -> None:
     network, info = load_model(MODEL)
-    test = load_to_device(Path("data/tensors/test.safetensors"), torch.device("cpu"))
+    test = load_to_device(TEST, torch.device("cpu"))
     with torch.inference_mode():
         logits = network((test.images / 255 - info.mean) / info.std)
     predictions, metrics = pd.read_csv(PREDICTIONS), json.loads(METRICS.read_text())
@@ -57,11 +54,11 @@ def test_equal_inputs_give_equal_bytes(finished_workspace: Path) -> None:
     assert files_under(Path("reports")) == before
 
 
-def test_the_insides_are_of_an_image_of_each_class_read_correctly_and_of_the_least_certain(
+def test_an_image_of_each_class_read_correctly_and_the_least_certain_one_are_traced(
     finished_workspace: Path,
 ) -> None:
     predictions = pd.read_csv(PREDICTIONS)
-    *of_classes, last = load_trace(evaluate.LAYERS).examples
+    *of_classes, last = load_trace(LAYERS).examples
     assert predictions["confidence"][last] == predictions["confidence"].min()
     rows = predictions.iloc[of_classes]
     assert list(rows["label"]) == list(range(10))
@@ -73,16 +70,16 @@ def test_the_insides_are_of_an_image_of_each_class_read_correctly_and_of_the_lea
     assert list(rows["index"]) == [correct[digit] for digit in range(10)]
 
 
-def test_the_insides_end_in_the_predictions(finished_workspace: Path) -> None:
-    insides = load_trace(evaluate.LAYERS)
-    logits = torch.from_numpy(insides.outputs["dense2"])
-    predictions = pd.read_csv(PREDICTIONS).iloc[insides.examples]
+def test_the_trace_ends_in_the_predictions(finished_workspace: Path) -> None:
+    trace = load_trace(LAYERS)
+    logits = torch.from_numpy(trace.outputs["dense2"])
+    predictions = pd.read_csv(PREDICTIONS).iloc[trace.examples]
     assert list(logits.argmax(1)) == list(predictions["prediction"])
     np.testing.assert_allclose(logits.softmax(1).amax(1), predictions["confidence"], atol=2e-6)
 
 
 def test_the_reliability_table_gives_the_calibration_error(finished_workspace: Path) -> None:
-    table, metrics = pd.read_csv(evaluate.RELIABILITY), json.loads(METRICS.read_text())
+    table, metrics = pd.read_csv(RELIABILITY), json.loads(METRICS.read_text())
     assert (len(table) <= 15, table["images"].sum()) == (True, 200)
     assert metrics["expected_calibration_error"] == pytest.approx(
         calibration_error(table), abs=1e-6

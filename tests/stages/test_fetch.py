@@ -3,10 +3,18 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from helpers import LABELS, SAMPLE_FILES, assert_sample_is_fetched, files_under, set_params
+from helpers import (
+    LABELS,
+    SAMPLE_FILES,
+    assert_no_partial_data,
+    assert_sample_is_fetched,
+    files_under,
+    set_params,
+)
 
 from pipeline.errors import DataError
 from pipeline.mnist import sources
+from pipeline.paths import RAW
 from pipeline.stages import fetch
 
 
@@ -27,7 +35,7 @@ def test_gzipped_files_of_a_folder(workspace: Path) -> None:
 
 
 def test_plain_files_of_a_folder_replace_what_was_there(source: Path) -> None:
-    Path("data/raw").mkdir(parents=True)
+    RAW.mkdir(parents=True)
     Path("data/raw/other").touch()
     fetch.main()
     assert_sample_is_fetched()
@@ -35,8 +43,8 @@ def test_plain_files_of_a_folder_replace_what_was_there(source: Path) -> None:
 
 
 def test_what_a_killed_run_left_is_cleared(source: Path) -> None:
-    Path("data/raw.partial/files").mkdir(parents=True)
-    Path("data/raw.partial/files/half").touch()
+    Path("data/.raw.partial/raw").mkdir(parents=True)
+    Path("data/.raw.partial/raw/half").touch()
     fetch.main()
     assert_sample_is_fetched()
     assert not Path("data/raw/half").exists()
@@ -84,4 +92,4 @@ def test_a_full_disk_is_not_the_sources_fault(
     monkeypatch.setattr(sources, "copy_verified", full)
     with pytest.raises(OSError, match=r"No space left on device"):
         fetch.main()
-    assert not Path("data/raw.partial").exists()
+    assert_no_partial_data()

@@ -13,14 +13,12 @@ from PIL import Image
 
 from pipeline.errors import DataError
 from pipeline.mnist.layers import load_trace, save_trace
+from pipeline.paths import HISTORY, LAYERS, METRICS, MISTAKES, PREDICTIONS, RELIABILITY, REPORT
 from pipeline.stages import report
-
-REPORT = Path("reports/index.html")
-PREDICTIONS = Path("reports/predictions.csv")
 
 
 class Page(HTMLParser):
-    """Collects the addresses a browser would load, and the texts in place of pictures."""
+    """Collects tags, ids, the addresses that a browser would load, and the texts of pictures."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -68,11 +66,11 @@ def test_every_picture_has_words_in_its_place_and_every_id_is_its_own(
 
 
 def test_the_figures_are_those_of_the_metrics(finished_workspace: Path) -> None:
-    """The same digits, not computed again."""
-    metrics = json.loads(report.METRICS.read_text(encoding="utf-8"))
-    doctored = metrics | {"f1": 0.1234, "loss": 7.6543, "expected_calibration_error": 0.4321}
-    doctored["per_class"]["3"]["recall"] = 0.2468
-    report.METRICS.write_text(json.dumps(doctored), encoding="utf-8")
+    """They are copied, not computed again."""
+    metrics = json.loads(METRICS.read_text(encoding="utf-8"))
+    changed = metrics | {"f1": 0.1234, "loss": 7.6543, "expected_calibration_error": 0.4321}
+    changed["per_class"]["3"]["recall"] = 0.2468
+    METRICS.write_text(json.dumps(changed), encoding="utf-8")
     report.main()
     text = REPORT.read_text(encoding="utf-8")
     assert all(figure in text for figure in ("0.1234", "7.6543", "0.4321", "0.2468"))
@@ -89,13 +87,13 @@ def test_the_parameters_that_made_it_are_shown(finished_workspace: Path) -> None
 
 
 def test_equal_inputs_give_equal_bytes_in_every_process(finished_workspace: Path) -> None:
-    before = [path.read_bytes() for path in (REPORT, report.MISTAKES)]
+    before = [path.read_bytes() for path in (REPORT, MISTAKES)]
     for seed in ("1", "2"):
         environment = {"PYTHONHASHSEED": seed, "TZ": "Asia/Tokyo", "LC_ALL": "C"}
         subprocess.run(
             [sys.executable, "-m", "pipeline.stages.report"], env=environment, check=True
         )
-        assert [path.read_bytes() for path in (REPORT, report.MISTAKES)] == before
+        assert [path.read_bytes() for path in (REPORT, MISTAKES)] == before
 
 
 def test_it_starts_without_torch() -> None:
@@ -106,11 +104,11 @@ def test_it_starts_without_torch() -> None:
 
 
 def test_one_epoch_one_bin_and_a_class_without_images_make_a_page(finished_workspace: Path) -> None:
-    report.HISTORY.write_text("".join(report.HISTORY.read_text().splitlines(keepends=True)[:2]))
-    report.RELIABILITY.write_text("lower,upper,images,confidence,accuracy\n0,1,200,0.9,0.8\n")
-    insides = load_trace(report.LAYERS)
-    outputs = {name: values[:3] for name, values in insides.outputs.items()}
-    save_trace(report.LAYERS, replace(insides, examples=insides.examples[:3], outputs=outputs))
+    HISTORY.write_text("".join(HISTORY.read_text().splitlines(keepends=True)[:2]))
+    RELIABILITY.write_text("lower,upper,images,confidence,accuracy\n0,1,200,0.9,0.8\n")
+    trace = load_trace(LAYERS)
+    outputs = {name: values[:3] for name, values in trace.outputs.items()}
+    save_trace(LAYERS, replace(trace, examples=trace.examples[:3], outputs=outputs))
     report.main()
     assert REPORT.read_text(encoding="utf-8").count('name="example"') == 3
 
@@ -123,7 +121,7 @@ def test_no_mistakes_make_a_page_too(finished_workspace: Path) -> None:
     report.main()
     assert "0 of 200 sample test images are misread" in REPORT.read_text(encoding="utf-8")
     assert "None: every image is read correctly" in REPORT.read_text(encoding="utf-8")
-    with Image.open(report.MISTAKES) as sheet:
+    with Image.open(MISTAKES) as sheet:
         assert sheet.format == "PNG"
 
 

@@ -17,13 +17,11 @@ from helpers import set_params
 
 from pipeline.errors import PipelineError
 from pipeline.mnist.checkpoint import Checkpoint, save_checkpoint
-from pipeline.mnist.model import CNN, load_model
+from pipeline.mnist.model import load_model
 from pipeline.mnist.tensors import load_digits, save_digits
-from pipeline.mnist.training import Epoch
+from pipeline.mnist.training import Epoch, TrainingState
+from pipeline.paths import CHECKPOINTS, HISTORY, MODEL, RECEIPTS, TRAIN, VALIDATION
 from pipeline.stages import train
-
-MODEL = Path("models/model.safetensors")
-HISTORY = Path("reports/history.csv")
 
 
 def run_train(**environment: str) -> subprocess.CompletedProcess[str]:
@@ -87,19 +85,19 @@ def test_another_folder_changes_no_byte(
 
 @pytest.mark.slow
 def test_a_terminal_changes_no_byte(finished_workspace: Path) -> None:
-    """With one there is a progress bar, which reads the loss within an epoch."""
+    """In a terminal there is a progress bar, which reads the loss within an epoch."""
     before = MODEL.read_bytes(), HISTORY.read_bytes()
-    ours, theirs = pty.openpty()
-    termios.tcsetwinsize(theirs, (24, 100))
+    terminal, its_end = pty.openpty()
+    termios.tcsetwinsize(its_end, (24, 100))
     process = subprocess.Popen(
-        [sys.executable, "-m", "pipeline.stages.train"], stdout=theirs, stderr=theirs
+        [sys.executable, "-m", "pipeline.stages.train"], stdout=its_end, stderr=its_end
     )
-    os.close(theirs)
+    os.close(its_end)
     shown = b""
     with suppress(OSError):  # EIO: the other end is closed
-        while chunk := os.read(ours, 4096):
+        while chunk := os.read(terminal, 4096):
             shown += chunk
-    os.close(ours)
+    os.close(terminal)
     assert process.wait() == 0
     assert b"epoch 1/2: 100%" in shown
     assert (MODEL.read_bytes(), HISTORY.read_bytes()) == before
@@ -116,15 +114,14 @@ def test_another_seed_gives_another_model(finished_workspace: Path) -> None:
 def test_the_best_epoch_is_kept_or_the_last(
     finished_workspace: Path, monkeypatch: pytest.MonkeyPatch, keep: str, kept: float
 ) -> None:
-    def fit(network: CNN, *arguments: object, **settings: object) -> Iterator[Epoch]:
-        """Epochs whose weights all equal their number; the best accuracy comes second, and again
-        third.
-        """
+    def fit(state: TrainingState, *arguments: object, **settings: object) -> Iterator[Epoch]:
+        """Epochs whose weights all equal their number; the best accuracy comes twice."""
         for number, accuracy in enumerate([0.5, 0.9, 0.9, 0.7], start=1):
             with torch.no_grad():
-                for parameter in network.parameters():
+                for parameter in state.network.parameters():
                     parameter.fill_(number)
-            yield Epoch(number, 0.1, 1.0, 1.0, accuracy)
+            state.history.append(Epoch(number, 0.1, 1.0, 1.0, accuracy))
+            yield state.history[-1]
 
     monkeypatch.setattr(train, "fit", fit)
     set_params(train={"keep": keep, "epochs": 4})
@@ -159,7 +156,7 @@ def test_without_a_terminal_each_epoch_is_one_line_and_there_is_no_bar(
 
 
 def test_a_missing_tensor_file_is_one_line_and_exit_code_3(finished_workspace: Path) -> None:
-    Path("data/tensors/validation.safetensors").unlink()
+    VALIDATION.unlink()
     before = MODEL.read_bytes()
     result = run_train()
     assert result.returncode == 3
@@ -172,10 +169,8 @@ def test_a_missing_tensor_file_is_one_line_and_exit_code_3(finished_workspace: P
 
 def test_a_diverged_training_says_so_and_keeps_the_old_model(finished_workspace: Path) -> None:
     set_params(train={"learning_rate": 1.0, "epochs": 3, "max_shift": 0})
-    digits, info = load_digits(Path("data/tensors/train.safetensors"))
-    save_digits(
-        Path("data/tensors/train.safetensors"), digits, info.model_copy(update={"std": 1e-38})
-    )
+    digits, info = load_digits(TRAIN)
+    save_digits(TRAIN, digits, info.model_copy(update={"std": 1e-38}))
     before = MODEL.read_bytes()
     with pytest.raises(
         PipelineError, match=r"^training diverged: the loss of epoch 1 is \w+; lower params.yaml: "
@@ -200,7 +195,7 @@ def test_bad_params_are_exit_code_2(finished_workspace: Path) -> None:
 
 
 def kill_after(saves: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have the training end, as by a kill, right after it has written so many checkpoints."""
+    """Train, and end as by a kill as soon as so many checkpoints are written."""
     count = 0
 
     def save_and_die(path: Path, content: Checkpoint) -> None:
@@ -240,15 +235,14 @@ def test_a_resumed_training_gives_the_bytes_of_an_uninterrupted_one(
     set_params(train={"epochs": 3, "keep": keep, "checkpoint_every": every})
     kill_after(saves, monkeypatch)
     MODEL.unlink()
-    HISTORY.unlink()  # as DVC does
-    set_params(
-        train={"epochs": 3, "keep": keep, "checkpoint_every": 7}
-    )  # the cadence is no part of the fingerprint
+    HISTORY.unlink()  # DVC deletes both
+    # another interval is no other training
+    set_params(train={"epochs": 3, "keep": keep, "checkpoint_every": 7})
     capsys.readouterr()
     train.main()
     assert capsys.readouterr().out.splitlines()[0] == message
     assert (MODEL.read_bytes(), HISTORY.read_bytes()) == expected
-    assert list(Path(".checkpoints").iterdir()) == []
+    assert list(CHECKPOINTS.iterdir()) == []
 
 
 def test_a_damaged_checkpoint_is_a_warning_and_training_starts_anew(
@@ -256,7 +250,7 @@ def test_a_damaged_checkpoint_is_a_warning_and_training_starts_anew(
 ) -> None:
     before = MODEL.read_bytes()
     kill_after(1, monkeypatch)
-    (path,) = Path(".checkpoints").iterdir()
+    (path,) = CHECKPOINTS.iterdir()
     path.write_bytes(path.read_bytes()[:-1])
     capsys.readouterr()
     train.main()
@@ -277,16 +271,16 @@ def test_another_trainings_checkpoint_is_left_alone(
     value: object,
 ) -> None:
     kill_after(1, monkeypatch)
-    others = list(Path(".checkpoints").iterdir())
+    others = list(CHECKPOINTS.iterdir())
     set_params(train={name: value})
     capsys.readouterr()
     train.main()
     assert "resuming" not in capsys.readouterr().out
-    assert list(Path(".checkpoints").iterdir()) == others
+    assert list(CHECKPOINTS.iterdir()) == others
 
 
 def test_the_receipt_tells_the_environment_under_the_models_hash(finished_workspace: Path) -> None:
-    (path,) = Path("receipts").iterdir()
+    (path,) = RECEIPTS.iterdir()
     assert path.stem == hashlib.md5(MODEL.read_bytes()).hexdigest()
     receipt = json.loads(path.read_text(encoding="utf-8"))
     assert receipt["device"] == "cpu"

@@ -1,0 +1,24 @@
+"""The files that the stages hand on, relative to the folder of dvc.yaml.
+
+dvc.yaml declares them as outputs, except the last two. A receipt differs from machine to machine,
+so it cannot be an output. DVC deletes a stage's outputs before it runs the stage, and a checkpoint
+must survive that.
+"""
+
+from pathlib import Path
+
+RAW = Path("data/raw")  # the folder of the IDX files
+TRAIN = Path("data/tensors/train.safetensors")
+VALIDATION = Path("data/tensors/validation.safetensors")
+TEST = Path("data/tensors/test.safetensors")
+MODEL = Path("models/model.safetensors")
+HISTORY = Path("reports/history.csv")  # one row for each epoch
+METRICS = Path("reports/metrics.json")
+PREDICTIONS = Path("reports/predictions.csv")  # one row for each test image
+RELIABILITY = Path("reports/reliability.csv")  # accuracy by confidence
+LAYERS = Path("reports/layers.safetensors")  # what each layer computes for some test images
+REPORT = Path("reports/index.html")
+MISTAKES = Path("reports/mistakes.png")
+
+RECEIPTS = Path("receipts")  # the folder of records: the machine and versions that made a model
+CHECKPOINTS = Path(".checkpoints")  # the folder of unfinished trainings
