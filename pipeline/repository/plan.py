@@ -1,10 +1,11 @@
 """What `dvc repro` would do to each stage, and why."""
 
+import json
 import shutil
 import subprocess
 import tempfile
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
@@ -126,3 +127,16 @@ def has_changed_outs(changes: Iterable[Any]) -> bool:
 
 def covers(changed: Iterable[str], name: str) -> bool:
     return any(name == key or name.startswith(f"{key}.") for key in changed)
+
+
+def describe(stages: list[PlannedStage]) -> str:
+    """One line for each stage: its name, what would be done, and why."""
+    width = max((len(planned.stage) for planned in stages), default=0)
+    return "\n".join(
+        f"{planned.stage:{width}}  {planned.action:7}  {'; '.join(planned.reasons)}"
+        for planned in stages
+    )
+
+
+def to_json(stages: list[PlannedStage]) -> str:
+    return json.dumps([asdict(planned) for planned in stages], indent=2, ensure_ascii=False)
