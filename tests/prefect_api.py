@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 import httpx
 from prefect.events.worker import EventsWorker
-from prefect.logging.handlers import APILogHandler
+from prefect.logging.handlers import APILogWorker
 from prefect.settings import PREFECT_API_URL, temporary_settings
 from toy import WAIT, start_pipeline
 
@@ -39,11 +39,18 @@ def running_server(home: Path) -> Iterator["Api"]:
 
 @contextmanager
 def calling(api: "Api") -> Iterator[None]:
-    """Run flows of this process on that server; their logs and events are sent before it ends."""
+    """Run flows of this process on that server.
+
+    Waits at the end until their logs and events are sent, also if the flow raised an error. What is
+    left would be sent when pytest exits. The server is gone by then, so Prefect would try again and
+    again, and print an error for each batch.
+    """
     with temporary_settings({PREFECT_API_URL: api.url}):
-        yield
-        APILogHandler().flush()
-        EventsWorker.drain_all()
+        try:
+            yield
+        finally:
+            APILogWorker.drain_all()  # APILogHandler.flush waits 5 seconds at most
+            EventsWorker.drain_all()
 
 
 class Api:
