@@ -45,7 +45,7 @@ def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> "Iterator[Api]":
 
 @pytest.fixture
 def api(prefect_server: "Api") -> "Api":
-    """A Prefect server that knows of nothing which other tests did."""
+    """The session's Prefect server, without the deployments and runs of earlier tests."""
     prefect_server.clear()
     return prefect_server
 
