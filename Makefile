@@ -20,7 +20,7 @@ run: setup ## Bring data, model, metrics and report up to date, and print the me
 	@python -c 'import json; print(*(f"{name:28}{value:.4f}" for name, value in json.load(open("reports/metrics.json")).items() if name != "per_class"), "", "The report: reports/index.html", sep="\n")'
 
 serve: setup ## Retrain at 3:00 UTC every day, with Prefect's pages, until Ctrl-C
-	@python -m pipeline serve
+	@mnist serve
 
 test: setup ## Lint, types and tests
 	python -m ruff check

@@ -43,7 +43,7 @@ def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> "Iterator[Api]":
 
 @pytest.fixture
 def api(prefect_server: "Api") -> "Api":
-    """A Prefect server without any trace of other tests."""
+    """The session's Prefect server, without the deployments and runs of earlier tests."""
     prefect_server.clear()
     return prefect_server
 

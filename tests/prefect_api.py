@@ -1,4 +1,4 @@
-"""A real Prefect server on loopback, and looks at what it shows."""
+"""A real Prefect server on loopback, and questions about what it shows."""
 
 import json
 import os
@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 import httpx
 from prefect.events.worker import EventsWorker
-from prefect.logging.handlers import APILogHandler
+from prefect.logging.handlers import APILogWorker
 from prefect.settings import PREFECT_API_URL, temporary_settings
 from toy import WAIT, start_pipeline
 
@@ -38,11 +38,18 @@ def running_server(home: Path) -> Iterator["Api"]:
 
 @contextmanager
 def calling(api: "Api") -> Iterator[None]:
-    """Let flows called in this process run on that server; all that they have to say reaches it."""
+    """Run flows of this process on that server.
+
+    Waits at the end until their logs and events are sent, also if the flow raised an error. What is
+    left would be sent when pytest exits. The server is gone by then, so Prefect would try again and
+    again, and print an error for each batch.
+    """
     with temporary_settings({PREFECT_API_URL: api.url}):
-        yield
-        APILogHandler().flush()
-        EventsWorker.drain_all()
+        try:
+            yield
+        finally:
+            APILogWorker.drain_all()  # APILogHandler.flush waits 5 seconds at most
+            EventsWorker.drain_all()
 
 
 class Api:
@@ -52,17 +59,31 @@ class Api:
     def answers(self) -> bool:
         return is_healthy(self.url)
 
+    def request(self, method: str, path: str, content: Any = None) -> httpx.Response:
+        """Ask, and ask again while the server answers 503.
+
+        With that code Prefect's server says that its SQLite database was locked. It has changed
+        nothing then, and expects its clients to ask again.
+        """
+        deadline = time.monotonic() + WAIT
+        while True:
+            response = httpx.request(method, f"{self.url}/{path}", json=content, timeout=WAIT)
+            is_busy = response.status_code == httpx.codes.SERVICE_UNAVAILABLE
+            if not is_busy or time.monotonic() > deadline:
+                return response
+            time.sleep(0.2)
+
     def post(self, path: str, content: dict[str, Any]) -> Any:
-        response = httpx.post(f"{self.url}/{path}", json=content, timeout=60)
-        response.raise_for_status()
+        response = self.request("POST", path, content)
+        assert response.is_success, f"POST {path}: {response.status_code} {response.text}"
         return response.json()
 
     def clear(self) -> None:
-        """Delete all deployments, which would go on scheduling, and all runs."""
+        """Delete all deployments, so that they schedule no more runs, and then all runs."""
         for kind in ("deployments", "flow_runs"):
             while found := self.post(f"{kind}/filter", {}):
                 for thing in found:
-                    response = httpx.delete(f"{self.url}/{kind}/{thing['id']}", timeout=60)
+                    response = self.request("DELETE", f"{kind}/{thing['id']}")
                     assert response.status_code in (204, 404), response.text
 
     def runs(self, **filters: Any) -> list[dict[str, Any]]:
@@ -73,11 +94,11 @@ class Api:
         return runs
 
     def last_run(self, besides: Set[str] = frozenset()) -> dict[str, Any]:
-        """The newest run that is not one of `besides`, once it is there."""
+        """The newest run that is not in `besides`, once the server has one."""
         return self.wait_for(lambda: [run for run in self.runs() if run["id"] not in besides])[0]
 
     def run_named(self, state: str, besides: Set[str] = frozenset()) -> dict[str, Any]:
-        """The first run that ended in the state of that name and is not one of `besides`."""
+        """The first run in the state of that name that is not in `besides`."""
         return self.wait_for(
             lambda: [
                 run
@@ -92,15 +113,16 @@ class Api:
         return self.wait_for(lambda: self.runs(id={"any_": [run["id"]]}, state=final))[0]
 
     def tasks(self, run: dict[str, Any]) -> dict[str, dict[str, Any]]:
-        """The run's tasks by name, in the order in which they ended."""
+        """The run's tasks by name, the first to end first."""
         tasks = self.post("task_runs/filter", {"task_runs": {"flow_run_id": {"any_": [run["id"]]}}})
         return {
             task["name"]: task for task in sorted(tasks, key=lambda task: task["end_time"] or "")
         }
 
     def states(self, run: dict[str, Any], expected: dict[str, str]) -> dict[str, str]:
-        """The names of the tasks' states; they reach the server as events, a little after the run's
-        own.
+        """The names of the tasks' states, once they are as expected or the time is up.
+
+        A task's state reaches the server as an event, a little after the flow run's state.
         """
         deadline = time.monotonic() + WAIT
         while True:
@@ -110,7 +132,7 @@ class Api:
             time.sleep(0.2)
 
     def logs(self, run: dict[str, Any], containing: str) -> list[str]:
-        """The run's log, once a line contains the text."""
+        """The lines of the run's log, once one of them contains the text."""
 
         def read() -> list[str]:
             found = self.post(
@@ -145,7 +167,7 @@ class Api:
 
 
 def run(folder: Path, api: Api, *arguments: str) -> tuple[int, str, dict[str, Any]]:
-    """`python -m pipeline run` to its end: exit code, output, the flow run."""
+    """Run `python -m pipeline run` to its end; return exit code, output and the flow run."""
     before = {run["id"] for run in api.runs()}
     process = start_pipeline(folder, api.url, "run", *arguments)
     output, _ = process.communicate()
@@ -155,6 +177,7 @@ def run(folder: Path, api: Api, *arguments: str) -> tuple[int, str, dict[str, An
 def start(
     folder: Path, api: Api, *arguments: str
 ) -> tuple["subprocess.Popen[str]", dict[str, Any]]:
+    """Start `python -m pipeline run`; return the process and its flow run, once there is one."""
     before = {run["id"] for run in api.runs()}
     process = start_pipeline(folder, api.url, "run", *arguments)
     return process, api.last_run(before)
@@ -166,4 +189,5 @@ def finish(process: "subprocess.Popen[str]") -> str:
 
 
 def message(thing: dict[str, Any]) -> str:
+    """The message of the state of a flow run or of a task run."""
     return str(thing["state"]["message"])

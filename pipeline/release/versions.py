@@ -6,7 +6,7 @@ production. So `dvc artifacts get` finds them, and `gto show` lists them.
 
 import json
 import re
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from pipeline.errors import PipelineError
@@ -140,3 +140,29 @@ def list_versions(root: Path, artifact: str) -> list[Version]:
             )
             for version in state.get_versions()
         ]
+
+
+def describe(versions: list[Version]) -> str:
+    """A table of the versions, with the metrics that are not of a single class."""
+    if not versions:
+        return "no versions yet"
+    metrics = dict.fromkeys(
+        name for version in versions for name in version.metrics if "." not in name
+    )
+    rows = [["version", "stage", "commit", "created", *metrics]]
+    for version in versions:
+        values = [
+            f"{version.metrics[name]:.4g}" if name in version.metrics else "-" for name in metrics
+        ]
+        stages = ", ".join(version.stages) or "-"
+        rows.append([version.name, stages, version.commit[:7], version.created, *values])
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = [
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+        for row in rows
+    ]
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def to_json(versions: list[Version]) -> str:
+    return json.dumps([asdict(version) for version in versions], indent=2)

@@ -1,5 +1,6 @@
 """What `dvc repro` would do to each stage, and why."""
 
+import json
 import shutil
 import subprocess
 import tempfile
@@ -121,3 +122,19 @@ def has_changed_outs(changes: Iterable[Any]) -> bool:
 def is_covered(name: str, *, by: Iterable[str]) -> bool:
     """Whether a parameter is one of these, or in a section that is."""
     return any(name == key or name.startswith(f"{key}.") for key in by)
+
+
+def describe(planned: list[PlannedStage]) -> str:
+    """A line for each stage: its name, what would be done, and why."""
+    width = max((len(stage.name) for stage in planned), default=0)
+    return "\n".join(
+        f"{stage.name:{width}}  {stage.action:7}  {'; '.join(stage.reasons)}" for stage in planned
+    )
+
+
+def to_json(planned: list[PlannedStage]) -> str:
+    """A list of stage, action and reasons."""
+    content = [
+        {"stage": stage.name, "action": stage.action, "reasons": stage.reasons} for stage in planned
+    ]
+    return json.dumps(content, indent=2, ensure_ascii=False)

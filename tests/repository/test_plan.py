@@ -1,5 +1,6 @@
 """What DVC says, of a real DVC: its wording is the contract that graph.py rests on."""
 
+import json
 import shutil
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from pipeline.errors import PipelineError
 from pipeline.repository.dvc_output import Outcome, parse_outcomes
 from pipeline.repository.dvc_worker import DvcWorker
 from pipeline.repository.graph import WorkspaceStatus, read_status
-from pipeline.repository.plan import Action, plan
+from pipeline.repository.plan import Action, PlannedStage, describe, plan, to_json
 
 
 def make_plan(folder: Path) -> dict[str, tuple[Action, tuple[str, ...]]]:
@@ -93,3 +94,19 @@ def test_a_plan_outside_git_is_refused_in_one_line(tmp_path: Path) -> None:
         pytest.raises(PipelineError, match=r"^git ls-files .* failed: not a git repository"),
     ):
         plan(dvc, {}, WorkspaceStatus({}, {"only": []}, folder))
+
+
+def test_a_plan_is_shown_as_lines_and_as_json() -> None:
+    stages = [
+        PlannedStage("fetch", Action.SKIP, ("unchanged",)),
+        PlannedStage("preprocess", Action.RUN, ("params.yaml preprocess.seed 1 → 2", "x deleted")),
+    ]
+    assert describe(stages).splitlines() == [
+        "fetch       skip     unchanged",
+        "preprocess  run      params.yaml preprocess.seed 1 → 2; x deleted",
+    ]
+    assert json.loads(to_json(stages))[1] == {
+        "stage": "preprocess",
+        "action": "run",
+        "reasons": ["params.yaml preprocess.seed 1 → 2", "x deleted"],
+    }

@@ -51,6 +51,7 @@ def test_the_model_and_its_history_are_written(finished_workspace: Path) -> None
         {"PYTHONHASHSEED": "1", "LC_ALL": "C.UTF-8", "TZ": "Asia/Tokyo"},
         {
             "PYTHONHASHSEED": "random",
+            "LC_ALL": "",  # the caller's LC_ALL would come before LANG
             "LANG": "de_DE.UTF-8",
             "TZ": "America/St_Johns",
             "PYTHONUTF8": "0",
