@@ -31,5 +31,5 @@ test: setup ## Lint, types and tests
 faults: setup ## Inject every fault there is a test for, in real processes, and run the slow tests; sixteen minutes
 	python -m pytest -m slow
 
-bench: run ## Time the training loop beside the notebook's
+bench: run ## Time the training loop against the notebook's
 	python -m benchmarks.speed

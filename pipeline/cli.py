@@ -158,7 +158,7 @@ def run_flow(flow: "Callable[..., State[Any]]", *arguments: Any) -> None:
     with ensure_server():
         state = flow(*arguments, return_state=True)
     if not state.is_completed():
-        error = state.data
+        error = state.result(raise_on_failure=False)
         sys.exit(error.exit_code if isinstance(error, PipelineError) else PipelineError.exit_code)
 
 

@@ -94,3 +94,19 @@ def test_a_stage_that_is_not_there_is_refused_in_one_line(tmp_path: Path, api: A
     assert code == 1
     assert message(flow_run) == "dvc.yaml has no stage nosuch; it has only"
     assert "Traceback" not in output
+
+
+def test_a_wrong_meta_is_one_line_and_exit_code_2(tmp_path: Path, api: Api) -> None:
+    folder = make_workspace(tmp_path / "refusing", {"only": ""}, timeout=-1)
+    code, output, flow_run = run(folder, api)
+    assert code == 2
+    assert message(flow_run) == "dvc.yaml: stages.only.meta.timeout must be greater than 0, got -1"
+    assert "Traceback" not in output
+
+
+def test_every_html_page_is_linked_on_the_runs_page(tmp_path: Path, api: Api) -> None:
+    folder = make_workspace(tmp_path / "pages", {"only": "Path('page.html').write_text('')"})
+    text = (folder / "dvc.yaml").read_text()
+    (folder / "dvc.yaml").write_text(text.replace("- only.txt", "- only.txt\n    - page.html"))
+    _, _, flow_run = run(folder, api)
+    assert "page.html" in api.artifacts(flow_run)["only"]
