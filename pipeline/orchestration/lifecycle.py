@@ -19,6 +19,7 @@ from prefect.client.schemas.filters import FlowRunFilter
 from prefect.client.schemas.objects import State, StateType
 from prefect.client.schemas.sorting import FlowRunSort
 from prefect.context import FlowRunContext
+from prefect.exceptions import ObjectNotFound
 from prefect.states import Cancelled, Completed, Failed
 
 from pipeline.errors import PipelineError
@@ -78,7 +79,8 @@ def watch_for_cancellation(scope: CancelScope) -> None:
     def watch() -> None:
         with get_client(sync_client=True) as client:
             while not scope.is_cancelled:
-                with suppress(httpx.HTTPError):  # a server that is away for a while stops nothing
+                # A server that is away for a while stops nothing, nor does a run that is deleted.
+                with suppress(httpx.HTTPError, ObjectNotFound):
                     state = client.read_flow_run(run_id).state
                     if state and state.type in (StateType.CANCELLING, StateType.CANCELLED):
                         scope.cancel()

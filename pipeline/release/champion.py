@@ -1,21 +1,42 @@
 """The champion is the model at the tip of a branch. It is replaced whole or not at all.
 
-Its new commit is made without a checkout. The data goes to DVC's remote first. The branch and the
-tags of its version then move together, if they still are where they were; those of a Git remote
-before those here, so that a refusal leaves nothing to undo. Whatever a kill leaves between two
-steps the next run completes (`settle`): a remote that is ahead, a branch whose tags are missing, a
-ref that a dead Git has locked.
+A run that publishes holds `publish_lock`, so it is the only one in this repository. Other
+repositories may publish to the same Git remote at the same time. Its steps, in this order:
+
+1. `reconcile` completes what an earlier run left. After it the branch and the tags are whole, and
+   the same here and on the Git remote.
+2. `make_commit` writes the new commit, without a checkout. No ref names it yet.
+3. `push_data` copies the commit's data to DVC's remote, if there is one.
+4. `missing_tags` writes the objects of two tags, for the version and for the stage `prod`. No ref
+   names them yet.
+5. `write_journal` notes the refs that are about to move and their new values: the branch and the
+   tags.
+6. `push_refs` moves them on the Git remote, if there is one, all or none.
+7. `update_refs` moves them here, all or none.
+8. `remove_journal` ends it.
+
+Steps 6 and 7 refuse to move a branch that is not where step 1 found it (BranchMovedError). A
+remote that refuses step 6 leaves nothing to undo here. A run that is cancelled before step 4 moves
+nothing; a cancel within step 6 is like a kill. `promote` takes the same steps without the third,
+for a version whose data is on the remote already.
+
+A kill leaves one of these, and the next run completes it:
+
+- Before step 6: the old champion, here and there. Objects that no ref names do no harm.
+- Within step 6 or 7: locks on refs, if Git was killed too. `publish_lock` removes those that the
+  journal names.
+- Within step 6 or 7: a branch without its tags, since Git moves one ref after the other.
+  `reconcile` makes the tags again. They are the same objects: all that is in them is in the commit.
+- After step 6: a remote that is ahead. `reconcile` moves the branch here to where it is there.
+- After step 7: a journal. `publish_lock` removes it.
 """
 
-import json
-import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
 from filelock import FileLock, Timeout
 
 from pipeline.errors import PipelineError
-from pipeline.files import atomic_write
 from pipeline.paths import METRICS, PREDICTIONS
 from pipeline.release.gate import Evaluation
 from pipeline.release.versions import (
@@ -35,17 +56,19 @@ from pipeline.repository.git import (
     is_ancestor,
     make_commit,
     read_file,
-    resolve_ref,
 )
 from pipeline.repository.processes import RunCancelledError, current_scope
 from pipeline.repository.refs import (
-    JOURNAL,
+    RefUpdate,
     Target,
+    fetch_refs,
+    list_refs,
     push_refs,
     raise_refused,
+    remove_journal,
     remove_stale_ref_locks,
-    run_remote_git,
     update_refs,
+    write_journal,
 )
 from pipeline.repository.worktree import worktree
 
@@ -53,7 +76,7 @@ BRANCH = "champion"
 
 
 def check_target(target: Target) -> None:
-    """Raise PipelineError where nothing may be published."""
+    """Raise PipelineError if the branch has no valid name or is checked out somewhere."""
     try:
         git(target.root, "check-ref-format", "--branch", target.branch)
     except GitError as error:
@@ -73,9 +96,11 @@ def check_target(target: Target) -> None:
 
 
 @contextmanager
-def publish_lock(target: Target, say: Callable[[str], object] = print) -> Iterator[None]:
-    """Be the only run that publishes in this repository; the kernel frees the lock with the
-    process.
+def publish_lock(target: Target, log: Callable[[str], object] = print) -> Iterator[None]:
+    """Wait until no other run publishes in this repository, and keep others out meanwhile.
+
+    The kernel frees the lock when its holder dies. Locks that a dead run has left on refs are
+    removed.
     """
     lock = FileLock(git_common_dir(target.root) / "publish.lock")
     announced = False
@@ -86,7 +111,7 @@ def publish_lock(target: Target, say: Callable[[str], object] = print) -> Iterat
             if current_scope().is_cancelled:
                 raise RunCancelledError("stopped while another run published") from error
             if not announced:
-                say("waiting for another run that publishes here")
+                log("waiting for another run that publishes here")
             announced = True
     try:
         remove_stale_ref_locks(target.root)
@@ -96,81 +121,45 @@ def publish_lock(target: Target, say: Callable[[str], object] = print) -> Iterat
 
 
 def reconcile(target: Target) -> str | None:
-    """Complete what a killed run began, here and on the remote; return the branch's tip, of which
-    all then is there.
+    """Take step 1; return the commit of the branch, None if there is no branch yet.
+
+    Raises PipelineError if the branch here and the one on the remote have parted.
     """
-    theirs = fetch_refs(target) if target.remote else {}
-    tip = fast_forward(target, theirs.get(target.ref))
+    there = fetch_refs(target)
+    here = list_refs(target)  # now with the remote's tags
+    tip = later_commit(target, here.get(target.ref), there.get(target.ref))
     if not tip:
         return None
     missing = missing_tags(target.root, target.artifact, tip)
-    update_refs(target, missing)
-    if target.remote:
-        ours = {target.ref: tip} | list_tags(target)
-        push_refs(
-            target,
-            {ref: new for ref, new in ours.items() if theirs.get(ref) != new},
-            theirs.get(target.ref),
-        )
+    update = RefUpdate(here, there, wanted=here | target.branch_at(tip) | missing)
+    update_refs(target, update)
+    push_refs(target, update)
     return tip
 
 
-def fetch_refs(target: Target) -> dict[str, str]:
-    """The remote's branch and tags, and all that they need."""
-    assert target.remote
-    patterns = [f"refs/tags/{target.artifact}{mark}*" for mark in "@#"]
-    lines = run_remote_git(target, "ls-remote", "--refs", target.remote, target.ref, *patterns)
-    found = [
-        re.fullmatch(r"([0-9a-f]{40,64})\t(.+)", line) for line in lines
-    ]  # among a server's own words
-    theirs = {match[2]: match[1] for match in found if match}
-    if theirs:
-        wanted = [target.ref] * (target.ref in theirs) + [
-            f"{pattern}:{pattern}" for pattern in patterns
-        ]
-        run_remote_git(
-            target,
-            "fetch",
-            "--quiet",
-            "--no-tags",
-            "--no-write-fetch-head",
-            "--refmap=",
-            target.remote,
-            *wanted,
-        )
-    return theirs
-
-
-def fast_forward(target: Target, theirs: str | None) -> str | None:
-    """The later tip of the branch, here and on the remote, made the one here."""
-    ours = resolve_ref(target.root, target.ref)
-    if theirs is None or ours == theirs or (ours and is_ancestor(target.root, theirs, ours)):
-        return ours
-    if ours and not is_ancestor(target.root, ours, theirs):
-        raise PipelineError(
-            f"{target.branch} here and on {target.remote} have each what the other has not;"
-            f" set one to the other with git branch --force {target.branch} COMMIT or git push"
-        )
-    update_refs(target, {target.ref: theirs}, ours)
-    return theirs
-
-
-def list_tags(target: Target) -> dict[str, str]:
-    patterns = [f"refs/tags/{target.artifact}{mark}*" for mark in "@#"]
-    lines = git(
-        target.root, "for-each-ref", "--format=%(refname) %(objectname)", *patterns
-    ).splitlines()
-    return {ref: tag for ref, _, tag in (line.partition(" ") for line in lines)}
+def later_commit(target: Target, here: str | None, there: str | None) -> str | None:
+    """Return whichever of the branch's two commits holds the other."""
+    if not here or not there or here == there:
+        return here or there
+    if is_ancestor(target.root, there, here):
+        return here
+    if is_ancestor(target.root, here, there):
+        return there
+    raise PipelineError(
+        f"{target.branch} here and on {target.remote} have each what the other has not;"
+        f" set one to the other with git branch --force {target.branch} COMMIT or git push"
+    )
 
 
 def read_evaluation(target: Target, tip: str) -> Evaluation:
+    """Return what the champion at `tip` did on the test images."""
     return Evaluation(
         read_metrics(read_file(target.root, tip, METRICS)), read_predictions(target, tip)
     )
 
 
 def read_predictions(target: Target, tip: str) -> bytes:
-    """From DVC's cache or its remote; empty where neither has them."""
+    """Return the champion's predictions from DVC's cache or its remote; empty if both lack them."""
     with worktree(target.root, tip, "champion") as (tree, scratch):
         configure_dvc(tree, scratch, inherit=target.root)
         with DvcWorker(tree) as dvc:
@@ -188,13 +177,20 @@ def publish(
     subject: str,
     body: str,
 ) -> str:
-    """Make `source` with `files` the champion after `tip`; return its version.
+    """Take steps 2 to 8; return the version of the new champion.
 
-    Raises RaceLostError.
+    Args:
+        target: where it is published
+        source: the commit whose tree it has
+        files: what it has in place of the source's files, or in addition
+        tip: the commit of the branch, as `reconcile` returned it
+        subject: of the commit's message, with {version} for the version
+        body: of the commit's message
+
+    Raises BranchMovedError.
     """
     version = next_version(target.root, target.artifact)
-    # the champions' history is a line; it goes on from the source where that holds the champion
-    # already
+    # Champions follow one another in a line. A source that holds the champion goes on with it.
     parent = tip if tip and not is_ancestor(target.root, tip, source) else source
     message = f"{subject.format(version=version)}\n\n{body}\n{TRAILER}: {version}\n"
     commit = make_commit(target.root, source, files, parent, message)
@@ -204,8 +200,9 @@ def publish(
 
 
 def promote(target: Target, name: str) -> str:
-    """Make an earlier version the champion again; raise PipelineError where there is no such
-    version.
+    """Make an earlier version the champion again; return what was done, as a sentence.
+
+    Raises PipelineError if there is no such version.
     """
     version = name if "@" in name else f"{target.artifact}@{name}"
     with publish_lock(target):
@@ -224,7 +221,7 @@ def promote(target: Target, name: str) -> str:
 
 
 def push_data(target: Target, commit: str) -> None:
-    """Bring what the commit's dvc.lock names to DVC's remote, if there is one."""
+    """Copy what the commit's dvc.lock names to DVC's remote, if there is one."""
     if not has_remote(target.root):
         return
     with worktree(target.root, commit, "publish") as (tree, scratch):
@@ -236,15 +233,12 @@ def push_data(target: Target, commit: str) -> None:
 
 
 def move_champion(target: Target, commit: str, tip: str | None) -> None:
-    """Move the branch from `tip` to `commit`, with the tags that tell of it, on the remote and
-    here.
-    """
+    """Take steps 4 to 8: move the branch from `tip` to `commit`, and the tags with it."""
     current_scope().raise_if_cancelled()
-    updates = {target.ref: commit} | missing_tags(target.root, target.artifact, commit)
-    journal = git_common_dir(target.root) / JOURNAL
-    with atomic_write(journal) as temporary:
-        temporary.write_text(json.dumps({"remote": target.remote, "refs": updates}))
-    if target.remote:
-        push_refs(target, updates, tip)
-    update_refs(target, updates, tip)
-    journal.unlink()
+    tags = missing_tags(target.root, target.artifact, commit)
+    old = target.branch_at(tip)
+    update = RefUpdate(here=old, there=old, wanted=target.branch_at(commit) | tags)
+    write_journal(target, update.wanted)
+    push_refs(target, update)
+    update_refs(target, update)
+    remove_journal(target)

@@ -1,8 +1,8 @@
-"""The gate: is a candidate good enough to take the champion's place? Its rules are the section
-`gate` of params.yaml.
+"""The gate: is a candidate good enough to replace the champion?
 
-A metric may not be below the minimum, nor too far below the champion's, nor may the loss be more
-than noise: McNemar's exact test on the images that one of the two reads right and the other wrong.
+Its rules are the section `gate` of params.yaml. A candidate is rejected if its metric is below the
+minimum, or too far below the champion's, or if it is worse by more than noise. Noise is judged by
+McNemar's exact test on the images that only one of the two models reads right.
 """
 
 import csv
@@ -18,17 +18,17 @@ from pipeline.params import PARAMS_FILE, Params, validate
 
 
 class GateParams(Params):
+    """The section `gate` of params.yaml."""
+
     metric: Literal["accuracy", "f1", "precision", "recall"]  # more is better
     minimum: float = Field(ge=0, le=1)
     largest_drop: float = Field(ge=-1, le=1)  # below the champion's; a negative one asks for a gain
-    significance: float = Field(
-        gt=0, lt=1
-    )  # a loss less probable than this, were both equally good, is no noise
+    significance: float = Field(gt=0, lt=1)  # a loss whose p is below this is more than noise
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What a model does on the test images: its metrics and, as CSV, its predictions."""
+    """A model's metrics on the test images, and its predictions of them as CSV."""
 
     metrics: Mapping[str, float]
     predictions: bytes
@@ -36,23 +36,23 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Test images that only one of two models reads right, and the probability of so uneven a split
-    by chance.
-    """
+    """McNemar's exact test of a candidate against a champion."""
 
-    gained: int
-    lost: int
-    p: float
+    gained: int  # images that only the candidate reads right
+    lost: int  # images that only the champion reads right
+    p: float  # the probability of so uneven a split if both were equally good
 
 
 @dataclass(frozen=True)
 class Verdict:
+    """What the gate says of a candidate, and on what grounds."""
+
     passed: bool
     reason: str
     gate: GateParams
-    candidate: float
-    champion: float | None
-    comparison: Comparison | None
+    candidate: float  # its metric
+    champion: float | None  # its metric; None if there is no champion, or it has no such metric
+    comparison: Comparison | None  # None if the two were not evaluated on the same images
 
 
 def read_gate(params: Mapping[str, Any]) -> GateParams:
@@ -61,42 +61,37 @@ def read_gate(params: Mapping[str, Any]) -> GateParams:
 
 
 def judge(gate: GateParams, candidate: Evaluation, champion: Evaluation | None) -> Verdict:
-    """Raise DataError where the candidate has no such metric."""
+    """Judge a candidate; raise DataError if it has no metric of the gate's name."""
     if gate.metric not in candidate.metrics:
         raise DataError(
             f"the candidate's metrics have no {gate.metric}; let params.yaml: gate.metric name"
             " one they have"
         )
-    new, old = (
-        candidate.metrics[gate.metric],
-        champion.metrics.get(gate.metric) if champion else None,
-    )
-    comparison = compare(candidate.predictions, champion.predictions) if champion else None
-    fault = rejection_reason(gate, new, old, comparison)
-    return Verdict(
-        not fault,
-        fault or acceptance_reason(gate, new, old, comparison),
-        gate,
-        new,
-        old,
-        comparison,
-    )
+    new = candidate.metrics[gate.metric]
+    old, comparison = None, None
+    if champion:
+        old = champion.metrics.get(gate.metric)
+        comparison = compare(candidate.predictions, champion.predictions)
+    rejection = rejection_reason(gate, new, old, comparison)
+    reason = rejection or acceptance_reason(gate, new, old, comparison)
+    return Verdict(not rejection, reason, gate, new, old, comparison)
 
 
 def rejection_reason(
-    gate: GateParams, new: float, old: float | None, comparison: Comparison | None
+    gate: GateParams,
+    new: float,
+    old: float | None,
+    comparison: Comparison | None,
 ) -> str | None:
+    """Return why a candidate with the metric `new` is rejected; None if it is accepted."""
     if new < gate.minimum:
         return f"{gate.metric} {new:.2%} is below the minimum of {gate.minimum:.2%}"
     if old is None:
         return None
-    if (
-        round(old - new, 9) > gate.largest_drop
-    ):  # without binary dust: a drop of just as much is allowed
+    if round(old - new, 9) > gate.largest_drop:  # 0.75 - 0.7 is 0.05000000000000004
         return (
             f"{gate.metric} {new:.2%} against the champion's {old:.2%}: the drop of"
-            f" {old - new:.2%} is more than the"
-            f" {gate.largest_drop:.2%} allowed"
+            f" {old - new:.2%} is more than the {gate.largest_drop:.2%} allowed"
         )
     if comparison and comparison.lost > comparison.gained and comparison.p < gate.significance:
         return f"worse than the champion by more than noise: {describe_comparison(comparison)}"
@@ -104,8 +99,12 @@ def rejection_reason(
 
 
 def acceptance_reason(
-    gate: GateParams, new: float, old: float | None, comparison: Comparison | None
+    gate: GateParams,
+    new: float,
+    old: float | None,
+    comparison: Comparison | None,
 ) -> str:
+    """Return how an accepted candidate compares with the champion."""
     if old is None:
         return f"{gate.metric} {new:.2%}, and no champion yet"
     standing = f"{gate.metric} {new:.2%} against the champion's {old:.2%}"
@@ -122,12 +121,12 @@ def describe_comparison(comparison: Comparison) -> str:
 
 
 def compare(candidate: bytes, champion: bytes) -> Comparison | None:
-    """McNemar's exact test; None where the two are not about the same images."""
-    ours, theirs = read_correctness(candidate), read_correctness(champion)
-    if not ours or ours.keys() != theirs.keys():
+    """Compare the predictions of two models; None if they are not of the same images."""
+    new, old = read_correctness(candidate), read_correctness(champion)
+    if not new or new.keys() != old.keys():
         return None
-    gained = sum(hit and not theirs[image] for image, hit in ours.items())
-    lost = sum(theirs[image] and not hit for image, hit in ours.items())
+    gained = sum(new[image] and not old[image] for image in new)
+    lost = sum(old[image] and not new[image] for image in new)
     if not gained + lost:
         return Comparison(0, 0, 1.0)
     from scipy.stats import binomtest  # only now: most runs have nothing to compare
@@ -136,12 +135,13 @@ def compare(candidate: bytes, champion: bytes) -> Comparison | None:
 
 
 def read_correctness(predictions: bytes) -> dict[tuple[str, str], bool]:
-    """For each test image, by its index and label, whether it was read right."""
+    """Return whether each test image was read right; an image is its index and label."""
     rows = csv.DictReader(io.StringIO(predictions.decode()))
     return {(row["index"], row["label"]): row["label"] == row["prediction"] for row in rows}
 
 
-def to_markdown(verdict: Verdict, state: str) -> str:
+def to_markdown(verdict: Verdict, title: str) -> str:
+    """Return the verdict as a page with that title."""
     gate, comparison = verdict.gate, verdict.comparison
     champion = "none" if verdict.champion is None else f"{verdict.champion:.2%}"
     rows = [
@@ -160,4 +160,4 @@ def to_markdown(verdict: Verdict, state: str) -> str:
             ),
         ]
     table = "\n".join(f"| {name} | {value} |" for name, value in rows)
-    return f"# {state}\n\n{verdict.reason}\n\n| | |\n|---|---|\n{table}\n"
+    return f"# {title}\n\n{verdict.reason}\n\n| | |\n|---|---|\n{table}\n"

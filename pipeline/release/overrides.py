@@ -1,10 +1,10 @@
-"""A worktree's params.yaml: values changed, checked, and the data folder that they name."""
+"""A worktree's params.yaml: values changed, values checked, and the data folder that it names."""
 
 import functools
 import re
 import subprocess
 import sys
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +19,12 @@ from pipeline.repository.processes import subprocess_environment
 
 PARAMS_FILE = "params.yaml"
 
+Changes = dict[str, Any]  # the new values of some parameters, by names such as train.seed
 
-def parse_overrides(texts: Iterable[str]) -> dict[str, Any]:
+
+def parse_overrides(texts: Iterable[str]) -> Changes:
     """['train.seed=2'] → {'train.seed': 2}, values read as YAML; raise ParamsError."""
-    changes: dict[str, Any] = {}
+    changes: Changes = {}
     for text in texts:
         name, equals, value = text.partition("=")
         if not equals or not re.fullmatch(r"[^\s.]+(\.[^\s.]+)+", name):
@@ -35,9 +37,10 @@ def parse_overrides(texts: Iterable[str]) -> dict[str, Any]:
     return changes
 
 
-def apply_overrides(path: Path, changes: Mapping[str, Any]) -> None:
-    """Set values in params.yaml and leave all else of it as it is; raise ParamsError for what it
-    has not.
+def apply_overrides(path: Path, changes: Changes) -> None:
+    """Change values in params.yaml and leave everything else of it as it is.
+
+    Raises ParamsError if the file has no such parameter.
     """
     if not changes:
         return
@@ -48,10 +51,11 @@ def apply_overrides(path: Path, changes: Mapping[str, Any]) -> None:
     content = yaml.load(path.read_text(encoding="utf-8"))
     for name, value in changes.items():
         if name not in known:
-            alike = [other for other in known if other.startswith(name.partition(".")[0] + ".")]
+            section = name.partition(".")[0]
+            of_section = [other for other in known if other.startswith(f"{section}.")]
             raise ParamsError(
                 f"--set {name}={value}: {path.name} has no parameter {name}; it has"
-                f" {', '.join(alike or content)}"
+                f" {', '.join(of_section or content)}"
             )
         *sections, last = name.split(".")
         functools.reduce(dict.__getitem__, sections, content)[last] = value
@@ -60,30 +64,32 @@ def apply_overrides(path: Path, changes: Mapping[str, Any]) -> None:
 
 
 def validate_params(tree: Path, stages: Collection[str]) -> None:
-    """Let the stages' own models judge params.yaml; what is up to date has run with it before."""
-    ours = sorted(
+    """Check the sections of these stages with the stages' own models; raise ParamsError.
+
+    A stage without a module in pipeline/stages has no model and is left out.
+    """
+    checked = sorted(
         stage for stage in stages if (tree / "pipeline" / "stages" / f"{stage}.py").is_file()
     )
-    if not ours:
+    if not checked:
         return
-    command = [
-        sys.executable,
-        "-P",
-        params_program.__file__,
-        *ours,
-    ]  # -P and PYTHONPATH: the code of `tree`, not of this folder
+    # PYTHONPATH and -P: the models are those of `tree`, which may be another commit's.
+    command = [sys.executable, "-P", params_program.__file__, *checked]
     variables = subprocess_environment() | {"PYTHONPATH": str(tree)}
     result = subprocess.run(command, cwd=tree, env=variables, capture_output=True, text=True)
     if result.returncode:
-        last = result.stderr.strip().rpartition("\n")[2]
-        raise ParamsError(
-            result.stderr.strip().removeprefix("error: ") if result.returncode == 2 else last
-        )
+        errors = result.stderr.strip()
+        is_params_error = result.returncode == ParamsError.exit_code
+        last_line = errors.rpartition("\n")[2]  # of a traceback
+        raise ParamsError(errors.removeprefix("error: ") if is_params_error else last_line)
 
 
 def link_data_source(root: Path, tree: Path) -> None:
-    """Let the fetch stage find the person's own folder of data; what it reads there it checks."""
-    folder = (read_yaml(tree / "params.yaml").get("fetch") or {}).get("directory")
+    """Link the folder that fetch.directory names, if Git does not have it.
+
+    The fetch stage checks what it reads there.
+    """
+    folder = (read_yaml(tree / PARAMS_FILE).get("fetch") or {}).get("directory")
     if isinstance(folder, str) and (root / folder).is_dir() and not (tree / folder).exists():
         (tree / folder).parent.mkdir(parents=True, exist_ok=True)
         (tree / folder).symlink_to((root / folder).resolve())

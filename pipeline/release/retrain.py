@@ -1,12 +1,12 @@
-"""Retraining as a transaction: a better model is published, or nothing happened.
+"""Retraining as a transaction: a better model is published, or nothing happens.
 
-A commit's graph is brought up to date in a worktree of its own, what it gives is judged against the
-champion, and takes its place whole. The run ends Published, Unchanged or Rejected. All three are
-Completed for Prefect: a gate that closes has done its work, and Failed is left for what calls for
-somebody.
+A commit's graph is brought up to date in a worktree. What it gives is judged against the champion
+and replaces it, or not. The run ends Published, Unchanged or Rejected. All three are of Prefect's
+type COMPLETED: a gate that rejects has done its work. Failed is for what somebody must look into.
 """
 
 from contextlib import suppress
+from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
@@ -28,26 +28,34 @@ from pipeline.release.champion import (
     read_evaluation,
     reconcile,
 )
-from pipeline.release.gate import Evaluation, Verdict, judge, to_markdown
+from pipeline.release.gate import Verdict, judge, to_markdown
+from pipeline.release.overrides import Changes
 from pipeline.release.versions import read_model_name
 from pipeline.repository.dvc_files import LOCK, locked_outputs
 from pipeline.repository.git import read_file, resolve_commit
 from pipeline.repository.refs import BranchMovedError, Target
 
-PUBLISH_ATTEMPTS = 5  # at publishing, while others move the branch
+PUBLISH_ATTEMPTS = 5  # while others move the branch
 VERDICT = "reports/verdict.md"
+
+
+class RetrainOutcome(StrEnum):
+    """How a retraining ends; each is the name of a state on Prefect's pages."""
+
+    PUBLISHED = "Published"
+    UNCHANGED = "Unchanged"  # the champion has the same outputs
+    REJECTED = "Rejected"
 
 
 @flow(name="mnist-retrain", task_runner=ThreadPoolTaskRunner(), persist_result=False)  # type: ignore[arg-type]
 def retrain(
     rev: str = "HEAD",
-    changes: dict[str, Any] | None = None,
+    changes: Changes | None = None,
     branch: str = BRANCH,
     remote: str | None = None,
     skip_ci: bool = True,
 ) -> State[Any]:
-    """Publish what a commit gives on a branch, if it is better than what is there; leave the
-    current folder alone.
+    """Publish what a commit gives, if it is better than the champion; leave this folder alone.
 
     Args:
         rev: the commit whose code and parameters are taken
@@ -56,13 +64,12 @@ def retrain(
         remote: of Git, to which branch and tags are pushed
         skip_ci: mark the commit so that no continuous integration runs for it
     """
-
     return run_as_flow(lambda: retrain_commit(rev, changes or {}, branch, remote, skip_ci))
 
 
 def retrain_commit(
     rev: str,
-    changes: dict[str, Any],
+    changes: Changes,
     branch: str,
     remote: str | None,
     skip_ci: bool,
@@ -73,17 +80,15 @@ def retrain_commit(
     target = Target(root, read_model_name(root, commit), branch, remote)
     check_target(target)
     with publish_lock(target, get_run_logger().info), suppress(BranchMovedError):
-        reconcile(target)  # before hours of training, for what it may find wrong
-    candidate = run_isolated(root, commit, changes)
-    if not candidate.state.is_completed():
-        return candidate.state
+        reconcile(target)  # if this fails, it fails before hours of training
+    run, candidate = run_isolated(root, commit, changes)
+    if candidate is None:
+        return run.state
     return publish_if_better(target, candidate, skip_ci)
 
 
-def publish_if_better(target: Target, candidate: Candidate, skip_ci: bool = True) -> State[Any]:
-    """Judge a candidate and publish it; on the loss of a race judge it again, against the
-    winner.
-    """
+def publish_if_better(target: Target, candidate: Candidate, skip_ci: bool) -> State[Any]:
+    """Judge a candidate and publish it; judge it again if another run publishes meanwhile."""
     for _ in range(PUBLISH_ATTEMPTS):
         try:
             with publish_lock(target, get_run_logger().info):
@@ -97,46 +102,58 @@ def publish_if_better(target: Target, candidate: Candidate, skip_ci: bool = True
 
 
 def judge_and_publish(target: Target, candidate: Candidate, skip_ci: bool) -> State[Any]:
+    """Publish a candidate if it differs from the champion and passes the gate."""
     tip = reconcile(target)
-    if tip and set(locked_outputs(read_file(target.root, tip, LOCK))) == set(
-        locked_outputs(candidate.lock)
-    ):
-        return Completed(name="Unchanged", message=f"{target.branch} has this model already")
-    ours = Evaluation(candidate.metrics, candidate.predictions)
-    verdict = judge(candidate.gate, ours, read_evaluation(target, tip) if tip else None)
+    if tip and has_same_outputs(target, tip, candidate):
+        message = f"{target.branch} has this model already"
+        return Completed(name=RetrainOutcome.UNCHANGED, message=message)
+    champion = read_evaluation(target, tip) if tip else None
+    verdict = judge(candidate.gate, candidate.evaluation, champion)
     if not verdict.passed:
-        return report_verdict(target, "Rejected", verdict)
-    return report_verdict(
-        target, "Published", verdict, publish_candidate(target, candidate, verdict, tip, skip_ci)
-    )
+        return report_verdict(target, RetrainOutcome.REJECTED, verdict)
+    version = publish_candidate(target, candidate, verdict, tip, skip_ci)
+    return report_verdict(target, RetrainOutcome.PUBLISHED, verdict, version)
+
+
+def has_same_outputs(target: Target, tip: str, candidate: Candidate) -> bool:
+    champion_lock = read_file(target.root, tip, LOCK)
+    return set(locked_outputs(champion_lock)) == set(locked_outputs(candidate.lock))
 
 
 def publish_candidate(
-    target: Target, candidate: Candidate, verdict: Verdict, tip: str | None, skip_ci: bool
+    target: Target,
+    candidate: Candidate,
+    verdict: Verdict,
+    tip: str | None,
+    skip_ci: bool,
 ) -> str:
-    """Return the version."""
-    files = candidate.files | {VERDICT: to_markdown(verdict, "Published").encode()}
+    """Publish a candidate with its verdict; return its version."""
+    page = to_markdown(verdict, RetrainOutcome.PUBLISHED)
     metric = f"{verdict.gate.metric} {verdict.candidate:.2%}"
-    subject = f"Publish {{version}}: {metric}{' [skip ci]' * skip_ci}"
+    subject = f"Publish {{version}}: {metric}{' [skip ci]' if skip_ci else ''}"
     trailers = [
         *(f"Changed: {name} to {value!r}" for name, value in candidate.changes.items()),
         f"Retrained-from: {candidate.commit}",
         f"Flow-run: {runtime.flow_run.name} {runtime.flow_run.id}",
     ]
     body = "\n".join([verdict.reason, "", *trailers])
+    files = candidate.files | {VERDICT: page.encode()}
     return publish(target, candidate.commit, files, tip, subject, body)
 
 
-def report_verdict(target: Target, name: str, verdict: Verdict, version: str = "") -> State[Any]:
-    """Tell of the verdict: in the run's state, on its page, and in a file for whoever has
-    no page.
-    """
-    text = to_markdown(verdict, f"{name} {version}".strip())
-    create_markdown_artifact(
-        text, key="verdict", description="Whether the model was published, and why"
-    )
+def report_verdict(
+    target: Target,
+    outcome: RetrainOutcome,
+    verdict: Verdict,
+    version: str = "",
+) -> State[Any]:
+    """Show the verdict on the run's page and leave it in a file; return the run's state."""
+    text = to_markdown(verdict, f"{outcome} {version}".strip())
+    description = "Whether the model was published, and why"
+    create_markdown_artifact(text, key="verdict", description=description)
     path = target.root / ".dvc" / "tmp" / "verdicts" / f"{runtime.flow_run.name}.md"
     with atomic_write(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
     get_run_logger().info("the verdict: %s", path)
-    return Completed(name=name, message=f"{version + ': ' if version else ''}{verdict.reason}")
+    prefix = f"{version}: " if version else ""
+    return Completed(name=outcome, message=f"{prefix}{verdict.reason}")

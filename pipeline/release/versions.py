@@ -1,7 +1,7 @@
 """Versions of the model, as GTO keeps them: annotated tags of Git.
 
-`mnist-cnn@v1.2.0` is a version; `mnist-cnn#prod#3`, the third assignment, says which version is in
-production. So `dvc artifacts get` finds them, and `gto show` lists them.
+`mnist-cnn@v1.2.0` is a version. `mnist-cnn#prod#3`, the third of its kind, says which version is in
+production. `dvc artifacts get` and `gto show` read both.
 """
 
 import json
@@ -14,6 +14,7 @@ from pipeline.params import parse_yaml
 from pipeline.paths import METRICS
 from pipeline.repository.dvc_files import DVC_FILE, flatten
 from pipeline.repository.git import git, read_file
+from pipeline.repository.refs import Refs
 
 PRODUCTION = "prod"
 TRAILER = "Model-version"  # of a commit's message: the version that it makes the champion
@@ -21,17 +22,17 @@ TRAILER = "Model-version"  # of a commit's message: the version that it makes th
 
 @dataclass(frozen=True)
 class Version:
+    """A version of the model, such as v1.2.0."""
+
     name: str
     commit: str
-    created: str
-    stages: tuple[str, ...]
-    metrics: dict[str, float]
+    created: str  # date and time, to the minute
+    stages: tuple[str, ...]  # of GTO, such as prod
+    metrics: dict[str, float]  # of its commit
 
 
 def read_model_name(root: Path, commit: str) -> str:
-    """The name of the one model that dvc.yaml declares; raise PipelineError where there is another
-    number of them.
-    """
+    """Return the name of the model that dvc.yaml declares; raise PipelineError unless it is one."""
     content = parse_yaml(read_file(root, commit, DVC_FILE), str(DVC_FILE)) or {}
     declared = content.get("artifacts") or {}
     models = [name for name, artifact in declared.items() if artifact.get("type") == "model"]
@@ -45,79 +46,84 @@ def read_model_name(root: Path, commit: str) -> str:
 
 
 def annotated_tags(root: Path, pattern: str) -> dict[str, str]:
-    """The annotated tags of that pattern, and the commit that each is of."""
-    lines = git(
-        root, "for-each-ref", "--format=%(refname:strip=2) %(*objectname)", f"refs/tags/{pattern}"
-    ).splitlines()
-    return {name: commit for name, _, commit in (line.partition(" ") for line in lines) if commit}
+    """Return the commit of each annotated tag whose name matches."""
+    template = "--format=%(refname:strip=2) %(*objectname)"  # no commit if it is not annotated
+    lines = git(root, "for-each-ref", template, f"refs/tags/{pattern}").splitlines()
+    commits = {name: commit for name, _, commit in (line.partition(" ") for line in lines)}
+    return {name: commit for name, commit in commits.items() if commit}
 
 
 def next_version(root: Path, artifact: str) -> str:
-    """The version after the latest, by its minor number: the network's input and output stay what
-    they are.
+    """Return the version after the latest.
+
+    Its minor number grows, since the network's input and output stay what they are.
     """
-    found = [
-        re.fullmatch(r".+@v(\d+)\.(\d+)\.\d+", name)
-        for name in annotated_tags(root, f"{artifact}@*")
-    ]
-    latest = max(((int(match[1]), int(match[2])) for match in found if match), default=None)
-    return f"{artifact}@v{latest[0]}.{latest[1] + 1}.0" if latest else f"{artifact}@v1.0.0"
+    names = annotated_tags(root, f"{artifact}@*")
+    matches = [re.fullmatch(r".+@v(\d+)\.(\d+)\.\d+", name) for name in names]
+    numbers = [(int(match[1]), int(match[2])) for match in matches if match]
+    if not numbers:
+        return f"{artifact}@v1.0.0"
+    major, minor = max(numbers)
+    return f"{artifact}@v{major}.{minor + 1}.0"
 
 
 def champion_version(root: Path, commit: str) -> str:
-    """The version that the commit makes the champion, `mnist-cnn@v1.2.0`; empty where its message
-    names none.
-    """
+    """Return the version that the commit makes the champion; empty if its message names none."""
     return git(root, "log", "-1", f"--format=%(trailers:key={TRAILER},valueonly)", commit).strip()
 
 
-def missing_tags(root: Path, artifact: str, tip: str) -> dict[str, str]:
-    """The tags that should tell of the champion at `tip` and are not there, as refs to tag objects
-    made for them.
+def missing_tags(root: Path, artifact: str, tip: str) -> Refs:
+    """Make the tags that the champion at `tip` should have and has not.
+
+    Returns each as a ref and its new tag object; the refs themselves are not set. They are the
+    version's tag, and one that says that this version is in production.
     """
     version = champion_version(root, tip)
     if not version:
         return {}
     missing = {}
-    made = annotated_tags(root, version).get(version)
-    if not made:
-        made = tip
-        missing[f"refs/tags/{version}"] = make_tag(root, version, made, tip)
-    assigned = {
-        int(name.rpartition("#")[2]): name
-        for name in annotated_tags(root, f"{artifact}#*")
-        if name[-1].isdigit()
-    }
-    latest = max(
-        (n for n, name in assigned.items() if name.startswith(f"{artifact}#{PRODUCTION}#")),
-        default=None,
-    )
-    if latest is None or annotated_tags(root, assigned[latest])[assigned[latest]] != made:
-        name = f"{artifact}#{PRODUCTION}#{max(assigned, default=0) + 1}"
-        missing[f"refs/tags/{name}"] = make_tag(root, name, made, tip)
+    commit = annotated_tags(root, version).get(version)
+    if not commit:
+        commit = tip
+        missing[f"refs/tags/{version}"] = make_tag(root, version, commit, tip)
+    last_number, production = read_assignments(root, artifact)
+    if production != commit:
+        name = f"{artifact}#{PRODUCTION}#{last_number + 1}"
+        missing[f"refs/tags/{name}"] = make_tag(root, name, commit, tip)
     return missing
 
 
+def read_assignments(root: Path, artifact: str) -> tuple[int, str | None]:
+    """Return the highest number of the model's stage tags, and the commit that is in production."""
+    assigned: dict[int, tuple[str, str]] = {}  # a tag's stage and commit, by its number
+    for name, commit in annotated_tags(root, f"{artifact}#*").items():
+        if match := re.fullmatch(r".+#(.+)#(\d+)", name):
+            assigned[int(match[2])] = (match[1], commit)
+    in_production = [number for number, (stage, _) in assigned.items() if stage == PRODUCTION]
+    production = assigned[max(in_production)][1] if in_production else None
+    return max(assigned, default=0), production
+
+
 def make_tag(root: Path, name: str, commit: str, tip: str) -> str:
-    """A tag object, the same whoever makes it: its tagger is who made `tip`, and when."""
+    """Make a tag object and return its hash.
+
+    It is the same whoever makes it: its tagger, date and message are those of the commit `tip`.
+    """
     header, _, message = git(root, "cat-file", "commit", tip).partition("\n\n")
-    tagger = next(line for line in header.splitlines() if line.startswith("committer ")).partition(
-        " "
-    )[2]
+    committer = next(line for line in header.splitlines() if line.startswith("committer "))
+    tagger = committer.removeprefix("committer ")
     subject = message.partition("\n")[0]
     content = f"object {commit}\ntype commit\ntag {name}\ntagger {tagger}\n\n{subject}\n"
     return git(root, "mktag", content=content.encode())
 
 
 def read_metrics(content: str | bytes) -> dict[str, float]:
-    """{'per_class': {'3': {'f1': 0.99}}} as JSON → {'per_class.3.f1': 0.99}; of nothing,
-    nothing.
-    """
+    """{'per_class': {'3': {'f1': 0.99}}} as JSON → {'per_class.3.f1': 0.99}; empty if empty."""
     return flatten(json.loads(content)) if content else {}
 
 
 def list_versions(root: Path, artifact: str) -> list[Version]:
-    """Every version, the latest first, with its stages and the metrics of its commit."""
+    """Return every version, the latest first."""
     from gto.constants import VersionSort  # only now: it takes half a second
     from gto.registry import GitRegistry
 
@@ -125,18 +131,15 @@ def list_versions(root: Path, artifact: str) -> list[Version]:
         state = registry.get_state().get_artifacts().get(artifact)
         if not state:
             return []
-        stages = {
-            stage: found[0].version
-            for stage, found in state.get_vstages(sort=VersionSort.Timestamp).items()
-            if found
-        }
+        assigned = state.get_vstages(sort=VersionSort.Timestamp)
+        stages = {stage: found[0].version for stage, found in assigned.items() if found}
         return [
             Version(
-                version.version,
-                version.commit_hexsha,
-                version.created_at.isoformat(" ", "minutes"),
-                tuple(stage for stage, name in stages.items() if name == version.version),
-                read_metrics(read_file(root, version.commit_hexsha, METRICS)),
+                name=version.version,
+                commit=version.commit_hexsha,
+                created=version.created_at.isoformat(" ", "minutes"),
+                stages=tuple(stage for stage, name in stages.items() if name == version.version),
+                metrics=read_metrics(read_file(root, version.commit_hexsha, METRICS)),
             )
             for version in state.get_versions()
         ]

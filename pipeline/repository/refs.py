@@ -1,12 +1,17 @@
-"""Refs that move all or none, here and on a Git remote."""
+"""Refs that move all or none, here and on a Git remote.
+
+A RefUpdate says where the refs of a target are, here and on the remote, and where they shall be.
+`update_refs` moves those here, `push_refs` those on the remote. A journal names the refs on their
+way, so that the locks of a killed Git can be told from anybody else's.
+"""
 
 import json
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.errors import PipelineError
+from pipeline.files import atomic_write
 from pipeline.repository.git import OPTIONS, GitError, git, git_common_dir, resolve_ref
 from pipeline.repository.processes import (
     RunCancelledError,
@@ -15,7 +20,9 @@ from pipeline.repository.processes import (
     subprocess_environment,
 )
 
-JOURNAL = "publish.json"  # in Git's folder: what a run is about to move, and where to
+JOURNAL = "publish.json"  # in Git's folder
+
+Refs = dict[str, str]  # the hash that each ref points to, by its full name
 
 
 class BranchMovedError(PipelineError):
@@ -35,12 +42,126 @@ class Target:
     def ref(self) -> str:
         return f"refs/heads/{self.branch}"
 
+    @property
+    def tag_patterns(self) -> tuple[str, str]:
+        """The tags of the model's versions, and those of its stages."""
+        return f"refs/tags/{self.artifact}@*", f"refs/tags/{self.artifact}#*"
+
+    def branch_at(self, commit: str | None) -> Refs:
+        """Return the branch as a ref at `commit`; no ref if there is no branch yet."""
+        return {self.ref: commit} if commit else {}
+
+
+@dataclass(frozen=True)
+class RefUpdate:
+    """The refs of a target: as they are here and on its Git remote, and as they shall be."""
+
+    here: Refs
+    there: Refs  # empty without a remote
+    wanted: Refs
+
+    @property
+    def changes_here(self) -> Refs:
+        return {ref: new for ref, new in self.wanted.items() if self.here.get(ref) != new}
+
+    @property
+    def changes_there(self) -> Refs:
+        return {ref: new for ref, new in self.wanted.items() if self.there.get(ref) != new}
+
+
+def list_refs(target: Target) -> Refs:
+    """Return the branch and the tags of the target here."""
+    lines = git(
+        target.root,
+        "for-each-ref",
+        "--format=%(refname) %(objectname)",
+        *target.tag_patterns,
+    )
+    tags = dict(line.split(" ") for line in lines.splitlines())
+    return target.branch_at(resolve_ref(target.root, target.ref)) | tags
+
+
+def list_remote_refs(target: Target, *patterns: str) -> Refs:
+    """Return the remote's refs that match; a server's own messages are left out."""
+    assert target.remote
+    lines = run_remote_git(target, "ls-remote", "--refs", target.remote, *patterns)
+    found = [re.fullmatch(r"([0-9a-f]{40,64})\t(.+)", line) for line in lines]
+    return {match[2]: match[1] for match in found if match}
+
+
+def fetch_refs(target: Target) -> Refs:
+    """Return the branch and the tags of the target on its remote; none without a remote.
+
+    Their objects are fetched, and the tags are then set here. The branch here stays where it is.
+    """
+    if not target.remote:
+        return {}
+    there = list_remote_refs(target, target.ref, *target.tag_patterns)
+    if there:
+        branch = [target.ref] if target.ref in there else []
+        tags = [f"{pattern}:{pattern}" for pattern in target.tag_patterns]
+        options = ("--quiet", "--no-tags", "--no-write-fetch-head", "--refmap=")
+        run_remote_git(target, "fetch", *options, target.remote, *branch, *tags)
+    return there
+
+
+def update_refs(target: Target, update: RefUpdate) -> None:
+    """Set the wanted refs here, all or none.
+
+    Raises BranchMovedError if the branch is not where the update has it.
+    """
+    changes = update.changes_here
+    if not changes:
+        return
+    # Zeros, as many as a hash has digits, say that the ref must not exist yet.
+    lines = [
+        f"update {ref} {new} {update.here.get(ref, '0' * len(new))}" for ref, new in changes.items()
+    ]
+    content = "\n".join(["start", *lines, "commit", ""]).encode()
+    try:
+        git(target.root, "update-ref", "--stdin", content=content)
+    except GitError as error:
+        found = resolve_ref(target.root, target.ref)
+        if target.ref in changes and found != update.here.get(target.ref):
+            raise BranchMovedError(f"{target.branch} was moved by somebody else") from error
+        raise
+
+
+def push_refs(target: Target, update: RefUpdate) -> None:
+    """Set the wanted refs on the remote, all or none; do nothing without a remote.
+
+    Raises BranchMovedError if the remote's branch is not where the update has it.
+    """
+    changes = update.changes_there
+    if not target.remote or not changes:
+        return
+    refspecs = [f"{new}:{ref}" for ref, new in changes.items()]
+    options = ("--quiet", "--atomic", "--no-follow-tags")
+    try:
+        run_remote_git(target, "push", *options, target.remote, *refspecs)
+    except GitError as error:
+        found = list_remote_refs(target, target.ref)
+        if found.get(target.ref) != update.there.get(target.ref):
+            raise BranchMovedError(
+                f"{target.branch} was moved on {target.remote} by somebody else"
+            ) from error
+        raise
+
+
+def write_journal(target: Target, refs: Refs) -> None:
+    """Note the refs that are about to move, and their new values."""
+    with atomic_write(git_common_dir(target.root) / JOURNAL) as temporary:
+        temporary.write_text(json.dumps({"remote": target.remote, "refs": refs}))
+
+
+def remove_journal(target: Target) -> None:
+    (git_common_dir(target.root) / JOURNAL).unlink()
+
 
 def remove_stale_ref_locks(root: Path) -> None:
-    """Remove the locks that a killed Git has left on the refs of a dead run.
+    """Remove the locks that a killed Git has left on the refs of the journal, and the journal.
 
-    The journal names those refs and their new values; a lock with another content is somebody
-    else's and stays.
+    A lock that holds anything else than the ref's new value is somebody else's and stays.
     """
     journal = git_common_dir(root) / JOURNAL
     if not journal.is_file():
@@ -61,44 +182,6 @@ def find_local_remote(root: Path, remote: str | None) -> list[Path]:
     url = git(root, "ls-remote", "--get-url", remote).removeprefix("file://")
     folder = Path(git(root, "rev-parse", "--show-toplevel")) / url
     return [git_common_dir(folder)] if folder.is_dir() else []
-
-
-def update_refs(target: Target, updates: Mapping[str, str], tip: str | None = None) -> None:
-    """Set refs here, all or none.
-
-    The branch must still be at `tip`, and a tag must not exist yet. Raises BranchMovedError.
-    """
-    if not updates:
-        return
-    old = {target.ref: tip} if tip else {}
-    # Zeros, as many as a hash has digits, say that the ref must not exist yet.
-    lines = [f"update {ref} {new} {old.get(ref, '0' * len(new))}" for ref, new in updates.items()]
-    content = "\n".join(["start", *lines, "commit", ""]).encode()
-    try:
-        git(target.root, "update-ref", "--stdin", content=content)
-    except GitError as error:
-        if target.ref in updates and resolve_ref(target.root, target.ref) != tip:
-            raise BranchMovedError(f"{target.branch} was moved by somebody else") from error
-        raise
-
-
-def push_refs(target: Target, updates: Mapping[str, str], tip: str | None) -> None:
-    """Set refs on the remote, all or none; raise BranchMovedError if its branch left `tip`."""
-    if not updates:
-        return
-    assert target.remote
-    refspecs = [f"{new}:{ref}" for ref, new in updates.items()]
-    try:
-        run_remote_git(
-            target, "push", "--quiet", "--atomic", "--no-follow-tags", target.remote, *refspecs
-        )
-    except GitError as error:
-        found = run_remote_git(target, "ls-remote", "--refs", target.remote, target.ref)
-        if not any(line.startswith(f"{tip}\t") for line in found) if tip else found:
-            raise BranchMovedError(
-                f"{target.branch} was moved on {target.remote} by somebody else"
-            ) from error
-        raise
 
 
 def run_remote_git(target: Target, *arguments: str) -> list[str]:

@@ -1,5 +1,7 @@
-"""Dask workers, on this machine or on others: each clones the repository, and shares data and runs
-by DVC's remote.
+"""Dask workers, on this machine or on others.
+
+Each worker clones the repository from its Git remote. Data and the run cache go through the DVC
+remote.
 """
 
 import logging
@@ -14,6 +16,7 @@ from uuid import UUID
 from filelock import FileLock
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import FlowRunFilter
+from prefect.client.schemas.objects import State
 from prefect.settings import PREFECT_API_URL
 from prefect.states import Crashed
 from prefect.task_runners import TaskRunner
@@ -36,7 +39,7 @@ class CloneSource:
 
 
 def find_clone_source(root: Path, commit: str) -> CloneSource:
-    """Raise PipelineError where the commit or its data cannot be had from remotes."""
+    """Return what workers clone; raise PipelineError if a remote for commit or data is missing."""
     try:
         url = git(root, "remote", "get-url", REMOTE)
     except GitError as error:
@@ -52,13 +55,12 @@ def find_clone_source(root: Path, commit: str) -> CloneSource:
             "workers get data from the DVC remote, and there is none; dvc remote add -d and dvc"
             " push"
         )
-    return CloneSource(
-        str(root / url) if (root / url).is_dir() else url, git(root, "rev-parse", "--show-prefix")
-    )
+    address = str(root / url) if (root / url).is_dir() else url
+    return CloneSource(address, git(root, "rev-parse", "--show-prefix"))
 
 
 def dask_runner(address: str, workers: int) -> TaskRunner[Any]:
-    """The cluster at `address`, or for LOCAL one of so many processes."""
+    """Return a runner on the cluster at `address`, or for LOCAL on one of `workers` processes."""
     if address != LOCAL and not PREFECT_API_URL.value():
         raise PipelineError(
             f"the workers of {address} need a Prefect server that they reach; set PREFECT_API_URL"
@@ -69,7 +71,7 @@ def dask_runner(address: str, workers: int) -> TaskRunner[Any]:
         raise PipelineError(
             "--dask needs the extra dask: pip install -c constraints.txt -e '.[dask]'"
         ) from error
-    logging.getLogger("distributed").setLevel(logging.ERROR)  # of who comes and goes
+    logging.getLogger("distributed").setLevel(logging.ERROR)  # it tells of every worker
     if address != LOCAL:
         return DaskTaskRunner(address=address)
     return DaskTaskRunner(
@@ -79,14 +81,14 @@ def dask_runner(address: str, workers: int) -> TaskRunner[Any]:
 
 @contextmanager
 def worker_clone(source: CloneSource, commit: str) -> Iterator[Path]:
-    """Yield the pipeline's folder in this worker's clone, with the data of the commit; hand on what
-    ran there.
+    """Yield the pipeline's folder in this worker's clone of the commit.
+
+    It starts with the run cache of the DVC remote. What the block runs is pushed there.
     """
     from distributed import get_worker
 
-    clone = (
-        Path(get_worker().local_directory) / f"clone-{commit}"
-    )  # Dask removes it, a dead worker's too
+    # Dask removes this folder, also that of a dead worker.
+    clone = Path(get_worker().local_directory) / f"clone-{commit}"
     root = clone / source.prefix
     with FileLock(f"{clone}.lock"):
         if not clone.exists():
@@ -103,8 +105,9 @@ def worker_clone(source: CloneSource, commit: str) -> Iterator[Path]:
 
 
 def mark_orphans_crashed(parent: UUID | str, name: str) -> None:
-    """Mark as Crashed the child run of a worker that died: its combination has come to
-    another one.
+    """Mark as Crashed the child runs of that name that are unfinished: their worker has died.
+
+    Dask has given their combination to another worker, which calls this.
     """
     orphans = FlowRunFilter.model_validate(
         {
@@ -113,8 +116,7 @@ def mark_orphans_crashed(parent: UUID | str, name: str) -> None:
             "state": {"type": {"any_": ["PENDING", "RUNNING"]}},
         }
     )
+    crashed: State[Any] = Crashed(message="its worker died; another one tries again")
     with get_client(sync_client=True) as client:
         for run in client.read_flow_runs(flow_run_filter=orphans):
-            client.set_flow_run_state(
-                run.id, Crashed(message="its worker died; another one tries again"), force=True
-            )
+            client.set_flow_run_state(run.id, crashed, force=True)

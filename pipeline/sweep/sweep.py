@@ -1,13 +1,13 @@
-"""Every combination of some parameters' values, each trained in isolation, seen as a child run of
-the sweep's.
+"""A sweep: every combination of some parameters' values, each trained in isolation.
 
-The best is told by its validation accuracy, and no combination is run further than `train`: the
-test split is read once, by the retraining that publishes the best. DVC's run cache is the sweep's
-memory, so that one which was killed and is started again restores what was done and resumes what
-was not.
+A combination is a trial: a child run of the sweep's, in a worktree of its own. Trials end with the
+stage `train` and are ranked by validation accuracy. The test split is read once, by the retraining
+that publishes the best of them.
+
+DVC's run cache is the memory of a sweep. A killed sweep that is started again restores the trials
+that were finished and resumes the others.
 """
 
-import base64
 import hashlib
 import itertools
 import time
@@ -19,90 +19,56 @@ from tempfile import TemporaryDirectory
 from typing import Any, cast
 from uuid import UUID
 
-import pandas as pd
 from prefect import flow, get_run_logger, runtime, task
-from prefect.artifacts import (
-    create_image_artifact,
-    create_progress_artifact,
-    create_table_artifact,
-    update_progress_artifact,
-)
+from prefect.artifacts import create_progress_artifact, update_progress_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State
 from prefect.futures import PrefectFuture, as_completed
 from prefect.states import Completed, Failed
 
 from pipeline.errors import ParamsError, PipelineError
-from pipeline.files import atomic_write
 from pipeline.orchestration.flow import to_final_state
 from pipeline.orchestration.lifecycle import run_as_flow, watch_for_cancellation
 from pipeline.release.candidate import run_isolated
-from pipeline.release.overrides import PARAMS_FILE, apply_overrides, parse_overrides
+from pipeline.release.overrides import PARAMS_FILE, Changes, apply_overrides, parse_overrides
 from pipeline.release.retrain import retrain
 from pipeline.repository.dvc_worker import DvcWorker
 from pipeline.repository.git import git
 from pipeline.repository.processes import CancelScope, current_scope
 from pipeline.sweep.dask_cluster import CloneSource, mark_orphans_crashed, worker_clone
-from pipeline.sweep.parallel_coordinates import draw_parallel_coordinates, to_svg
+from pipeline.sweep.results import Trial, publish_plot, publish_table, trial_name
 
-TARGET_STAGE = "train"  # the stage that a combination is run up to
-RESULT = "validation accuracy"
+TARGET_STAGE = "train"  # the last stage of a trial
 MAXIMUM = 1000  # combinations; more is a slip
 FOLDER = Path("sweeps")
-
-Changes = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class TrialLocation:
-    """Where a combination is tried: next to the pipeline at `root`, or in a worker's clone of
-    `source`.
-    """
+    """Where trials run: in the repository at `root`, or in a worker's clone of `source`."""
 
     root: Path
     commit: str
     source: CloneSource | None
 
 
-@dataclass(frozen=True)
-class Trial:
-    """What became of a combination."""
-
-    changes: Changes
-    state: str
-    message: str
-    validation_accuracy: float | None = None
-    seconds: float | None = None
-
-    @property
-    def has_result(self) -> bool:
-        return self.validation_accuracy is not None
-
-    @property
-    def line(self) -> str:
-        if self.validation_accuracy is None:
-            return f"{trial_name(self.changes)}: {self.state}, {self.message}"
-        return f"{trial_name(self.changes)}: {RESULT} {self.validation_accuracy:.2%}"
-
-
-def trial_name(changes: Changes) -> str:
-    return ", ".join(f"{name} {value}" for name, value in changes.items())
-
-
 def expand_grid(settings: Sequence[str]) -> list[Changes]:
-    """['train.seed=1,2', 'train.epochs=5'] → every combination, values read as YAML; raise
-    ParamsError.
+    """Return every combination of ['train.seed=1,2', 'train.epochs=5'], the values read as YAML.
+
+    Raises ParamsError.
     """
-    listed = parse_overrides(
-        f"{name}=[{values}]" for name, _, values in (text.partition("=") for text in settings)
-    )
-    for name, values in listed.items():
+    texts = []
+    for setting in settings:
+        name, _, values = setting.partition("=")
+        texts.append(f"{name}=[{values}]")
+    grid = parse_overrides(texts)
+    for name, values in grid.items():
         if not values or len({str(value) for value in values}) < len(values):
             raise ParamsError(
                 f"--set {name}: must list different values, such as {name}=1,2, got {values}"
             )
     combinations = [
-        dict(zip(listed, values, strict=True)) for values in itertools.product(*listed.values())
+        dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())
     ]
     if len(combinations) > MAXIMUM:
         raise ParamsError(
@@ -112,9 +78,7 @@ def expand_grid(settings: Sequence[str]) -> list[Changes]:
 
 
 def check_parameter_names(root: Path, commit: str, changes: Changes) -> None:
-    """Raise ParamsError where params.yaml has no such parameters; what values may be, their stages
-    say.
-    """
+    """Raise ParamsError if the commit has no such parameters; their values are checked later."""
     with TemporaryDirectory() as folder:
         copy = Path(folder) / PARAMS_FILE
         copy.write_text(git(root, "show", f"{commit}:./{PARAMS_FILE}"), encoding="utf-8")
@@ -129,15 +93,14 @@ def sweep(
     remote: str | None = None,
     source: CloneSource | None = None,
 ) -> State[Any]:
-    """Try every combination of `settings`; this flow's task runner says where, and how many at
-    once.
+    """Try every combination; this flow's task runner says where, and how many at once.
 
     Args:
         commit: whose code, data and other parameters they share
         settings: parameters and their values, such as train.seed=1,2
-        branch: where a retraining with the best of them is to be published; None: nowhere
+        branch: where a retraining with the best of them is published; None: nowhere
         remote: of Git, to which that is pushed
-        source: what the task runner's workers clone; None where they work next to this folder
+        source: what the task runner's workers clone; None if they work in this folder
     """
     return run_as_flow(lambda: sweep_and_publish(commit, settings, branch, remote, source))
 
@@ -152,45 +115,46 @@ def sweep_and_publish(
     """Run the trials, publish their table and, with a branch, the best; return the run's state."""
     root, combinations = Path.cwd(), expand_grid(settings)
     check_parameter_names(root, commit, combinations[0])
-    attempts = run_trials(TrialLocation(root, commit, source), combinations)
-    best = publish_table(attempts, root / FOLDER / sweep_id(commit, settings))
-    if best is None:
-        first = attempts[0].message
-        return Failed(message=f"all {len(attempts)} combinations failed; the first: {first}")
-    done = sum(attempt.has_result for attempt in attempts)
-    tried = f"{done} of {len(attempts)} combinations; the best: {best.line}"
+    trials = run_trials(TrialLocation(root, commit, source), combinations)
+    best = trials[0]
+    folder = root / FOLDER / sweep_id(commit, settings)
+    publish_table(trials, folder)
+    if not best.has_result:
+        reason = f"the first: {best.message}"
+        return Failed(message=f"all {len(trials)} combinations failed; {reason}")
+    publish_plot(trials, folder)
+    done = sum(trial.has_result for trial in trials)
+    summary = f"{done} of {len(trials)} combinations; the best: {best.line}"
     if branch is None:
-        return Completed(message=tried)
+        return Completed(message=summary)
     if source:
         with DvcWorker(root) as dvc:
             dvc.run("fetch", "--run-cache", "--quiet")  # what the workers have made
     published = retrain(commit, best.changes, branch, remote, return_state=True)
-    message = f"{tried}; {published.message}"
+    message = f"{summary}; {published.message}"
     return State(type=published.type, name=published.name, message=message)
 
 
-def run_trials(place: TrialLocation, combinations: list[Changes]) -> list[Trial]:
-    """Return what became of each, the best first; the failure of one stops none of the others."""
-    futures = {
-        run_trial.with_options(task_run_name=partial(trial_name, changes)).submit(
-            place, changes
-        ): changes
-        for changes in combinations
-    }
+def run_trials(location: TrialLocation, combinations: list[Changes]) -> list[Trial]:
+    """Run every trial and return them, the best first; a failed one stops no other."""
+    futures: dict[PrefectFuture[Any], Changes] = {}
+    for changes in combinations:
+        named = run_trial.with_options(task_run_name=partial(trial_name, changes))
+        futures[named.submit(location, changes)] = changes
     progress = cast(
         UUID, create_progress_artifact(0.0, key="progress", description="Combinations tried, in %")
     )
     for count, future in enumerate(as_completed(list(futures)), 1):
-        get_run_logger().info(
-            "%s of %s: %s", count, len(futures), to_trial(future, futures[future]).line
-        )
+        line = to_trial(future, futures[future]).line
+        get_run_logger().info("%s of %s: %s", count, len(futures), line)
         update_progress_artifact(progress, 100 * count / len(futures))
     current_scope().raise_if_cancelled()
-    attempts = [to_trial(future, changes) for future, changes in futures.items()]
-    return sorted(attempts, key=lambda attempt: attempt.validation_accuracy or -1, reverse=True)
+    trials = [to_trial(future, changes) for future, changes in futures.items()]
+    return sorted(trials, key=lambda trial: trial.rank, reverse=True)
 
 
 def to_trial(future: PrefectFuture[Any], changes: Changes) -> Trial:
+    """Wait for a task and return its trial, also if it failed or its worker died."""
     future.wait()
     state = future.state
     if state.is_completed():
@@ -201,83 +165,50 @@ def to_trial(future: PrefectFuture[Any], changes: Changes) -> Trial:
 
 
 @task(cache_policy=NO_CACHE, persist_result=False)
-def run_trial(place: TrialLocation, changes: Changes) -> State[Any]:
+def run_trial(location: TrialLocation, changes: Changes) -> State[Any]:
+    """Run a trial where the location says; the data of the state is a Trial."""
     started = time.monotonic()
     with CancelScope() as scope:
         try:
-            if place.source is None:
-                state = run_trial_flow(place.root, place.commit, changes)
+            if location.source is None:
+                state = run_trial_flow(location.root, location.commit, changes)
             else:
-                watch_for_cancellation(scope)
+                watch_for_cancellation(scope)  # a worker is not in the scope of the sweep
                 mark_orphans_crashed(runtime.flow_run.id, trial_name(changes))
-                with worker_clone(place.source, place.commit) as root:
-                    state = run_trial_flow(root, place.commit, changes)
+                with worker_clone(location.source, location.commit) as root:
+                    state = run_trial_flow(root, location.commit, changes)
         except PipelineError as error:
             return to_final_state(error)
     if not state.is_completed():
         return State(type=state.type, name=state.name, message=state.message)
     seconds = round(time.monotonic() - started, 1)
-    attempt = Trial(changes, str(state.name), str(state.message), state.result(), seconds)
-    return Completed(name=state.name, message=state.message, data=attempt)
+    trial = Trial(changes, str(state.name), str(state.message), state.result(), seconds)
+    return Completed(name=state.name, message=state.message, data=trial)
 
 
 def run_trial_flow(root: Path, commit: str, changes: Changes) -> State[Any]:
-    """Run a combination as a flow run of its own; the data of its state is the validation
-    accuracy.
+    """Run the trial as a child run that is named after its parameters."""
+    named = run_combination.with_options(flow_run_name=partial(trial_name, changes))
+    return named(root, commit, changes, return_state=True)
+
+
+@flow(name="mnist-combination", persist_result=False)
+def run_combination(root: Path, commit: str, changes: Changes) -> State[Any]:
+    """Bring the commit's graph up to date as far as `train`, with some parameters changed.
+
+    The data of the state is the validation accuracy.
     """
-
-    @flow(
-        name="mnist-combination", flow_run_name=partial(trial_name, changes), persist_result=False
-    )
-    def combination(changes: Changes) -> State[Any]:
-        def work() -> State[Any]:
-            made = run_isolated(root, commit, changes, [TARGET_STAGE])
-            if not made.state.is_completed():
-                return made.state
-            state = made.states[TARGET_STAGE]
-            return Completed(name=state.name, message=state.message, data=made.validation_accuracy)
-
-        return run_as_flow(work)
-
-    return combination(changes, return_state=True)
+    return run_as_flow(lambda: train_combination(root, commit, changes))
 
 
-def publish_table(attempts: list[Trial], folder: Path) -> Trial | None:
-    """Leave table and plot in `folder`, on the run's page and, the table, in the log; return the
-    best.
-    """
-    table = pd.DataFrame(
-        [
-            attempt.changes
-            | {
-                RESULT: attempt.validation_accuracy,
-                "state": attempt.state,
-                "seconds": attempt.seconds,
-            }
-            | {"message": attempt.message}
-            for attempt in attempts
-        ]
-    )
-    with atomic_write(folder / "combinations.csv") as temporary:
-        table.to_csv(temporary, index=False, float_format="%.6g")
-    rows = [{str(name): value for name, value in row.items()} for row in table.to_dict("records")]
-    create_table_artifact(rows, key="combinations", description=f"The best by {RESULT} first")
-    shown = table.drop(columns="message").to_string(
-        index=False, na_rep="-", formatters={RESULT: "{:.2%}".format}
-    )
-    get_run_logger().info("%s\n%s", shown, folder / "combinations.csv")
-    drawn = table.loc[table[RESULT].notna(), [*attempts[0].changes, RESULT]]
-    if drawn.empty:
-        return None
-    picture = to_svg(draw_parallel_coordinates(drawn))
-    with atomic_write(folder / "combinations.svg") as temporary:
-        temporary.write_bytes(picture)
-    create_image_artifact(
-        "data:image/svg+xml;base64," + base64.b64encode(picture).decode(), key="coordinates"
-    )
-    return attempts[0]
+def train_combination(root: Path, commit: str, changes: Changes) -> State[Any]:
+    run, candidate = run_isolated(root, commit, changes, [TARGET_STAGE])
+    if candidate is None:
+        return run.state
+    state = run.states[TARGET_STAGE]
+    return Completed(name=state.name, message=state.message, data=candidate.validation_accuracy)
 
 
 def sweep_id(commit: str, settings: Sequence[str]) -> str:
-    """A name for the sweep, the same when it is started again."""
+    """Return a name for the sweep, the same if it is started again."""
     return f"{commit[:7]}-{hashlib.sha256(' '.join(settings).encode()).hexdigest()[:7]}"

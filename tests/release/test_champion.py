@@ -1,6 +1,4 @@
-"""Publishing in real repositories with real remotes: what moves, what does not, what the next run
-mends.
-"""
+"""Publishing in real repositories with real remotes: what moves, what stays, what is completed."""
 
 import json
 import subprocess
@@ -41,7 +39,7 @@ def target(folder: Path) -> Target:
 
 @pytest.fixture
 def shared(folder: Path, tmp_path: Path) -> Target:
-    """With a remote of Git and one of DVC, both folders."""
+    """A target with a Git remote and a DVC remote, which are folders."""
     execute(tmp_path, "git", "init", "--quiet", "--bare", "remote.git")
     execute(folder, "git", "remote", "add", "origin", "../remote.git")
     execute(folder, "dvc", "remote", "add", "--default", "storage", "../storage")
@@ -67,7 +65,7 @@ def refs(repository: Path) -> dict[str, str]:
     )
 
 
-def persons(folder: Path) -> tuple[Any, ...]:
+def state_of_checkout(folder: Path) -> tuple[Any, ...]:
     kept = ("HEAD", "index", "refs/heads/main")
     return execute(folder, "git", "status", "--porcelain"), [
         (folder / ".git" / name).read_bytes() for name in kept
@@ -75,12 +73,12 @@ def persons(folder: Path) -> tuple[Any, ...]:
 
 
 def test_a_version_is_a_commit_on_the_branch_and_two_tags(target: Target, folder: Path) -> None:
-    (folder / "train.py").write_text("the person is at work")
+    (folder / "train.py").write_text("half an edit")
     execute(folder, "git", "add", "train.py")
-    before = persons(folder)
+    before = state_of_checkout(folder)
     assert publish_now(target, notes_md="one") == "toy@v1.0.0"
     assert publish_now(target, notes_md="two") == "toy@v1.1.0"
-    assert persons(folder) == before
+    assert state_of_checkout(folder) == before
     log = execute(folder, "git", "log", "--format=%s|%p", "champion").splitlines()
     assert [line.split("|")[0] for line in log] == [
         "Publish toy@v1.1.0",
@@ -99,10 +97,10 @@ def test_a_version_is_a_commit_on_the_branch_and_two_tags(target: Target, folder
     assert len(refs(folder)) == 5
 
 
-def test_the_line_goes_on_from_newer_code(target: Target, folder: Path) -> None:
-    """From the champion where the code has gone another way, from the code where it has the
-    champion in it.
-    """
+def test_a_champion_follows_the_champion_or_the_code_that_holds_it(
+    target: Target, folder: Path
+) -> None:
+    """The parent is the champion, unless the code holds the champion already."""
     publish_now(target, notes_md="one")
     execute(folder, *GIT, "commit", "-q", "--allow-empty", "-m", "newer")
     publish_now(target, notes_md="two")
@@ -142,7 +140,7 @@ def test_dvc_fetches_a_version_or_what_is_in_production(
     ]
 
 
-def test_promoting_goes_on_in_the_line(target: Target, folder: Path) -> None:
+def test_a_promotion_follows_the_champion(target: Target, folder: Path) -> None:
     publish_now(target, notes_md="one")
     publish_now(target, notes_md="two")
     before = git(folder, "rev-parse", "champion")
@@ -227,7 +225,7 @@ def test_data_that_cannot_be_pushed_is_not_published(
     assert refs(folder) == refs(tmp_path / "remote.git") == {}
 
 
-def test_the_loser_of_a_race_on_the_remote_finds_the_winner(
+def test_a_branch_that_moved_on_the_remote_is_left_alone_and_followed(
     shared: Target, folder: Path, tmp_path: Path
 ) -> None:
     publish_now(shared, notes_md="one")
@@ -236,13 +234,13 @@ def test_the_loser_of_a_race_on_the_remote_finds_the_winner(
     execute(tmp_path / "other", "git", "fetch", "--quiet", "origin", "champion:champion")
     other = Target(tmp_path / "other", "toy", "champion", "origin")
     tip = reconcile(shared)
-    publish_now(other, notes_md="theirs")
+    publish_now(other, notes_md="other")
     with publish_lock(shared), pytest.raises(BranchMovedError):
-        publish(shared, "HEAD", {"notes.md": b"ours"}, tip, "Publish {version}", "")
+        publish(shared, "HEAD", {"notes.md": b"late"}, tip, "Publish {version}", "")
     assert refs(tmp_path / "remote.git") == refs(tmp_path / "other")
     assert reconcile(shared) == git(tmp_path / "other", "rev-parse", "champion")
     assert refs(folder) == refs(tmp_path / "remote.git")
-    assert publish_now(shared, notes_md="ours") == "toy@v1.2.0"
+    assert publish_now(shared, notes_md="late") == "toy@v1.2.0"
 
 
 def test_branches_that_parted_are_refused_in_one_line(shared: Target, folder: Path) -> None:
@@ -282,7 +280,7 @@ def delete_refs(folder: Path, *names: str) -> None:
         "nothing",
     ],
 )
-def test_what_a_kill_left_out_is_made_up(
+def test_what_a_kill_left_out_is_completed(
     shared: Target, folder: Path, tmp_path: Path, lost_here: list[str], lost_there: list[str]
 ) -> None:
     publish_now(shared)
@@ -298,7 +296,7 @@ def test_what_a_kill_left_out_is_made_up(
 
 
 @pytest.mark.slow
-def test_refs_that_a_dead_git_locked_are_freed_and_others_are_not(
+def test_locks_of_a_dead_git_are_removed_and_others_are_not(
     shared: Target, folder: Path, tmp_path: Path
 ) -> None:
     publish_now(shared, notes_md="one")
@@ -307,20 +305,20 @@ def test_refs_that_a_dead_git_locked_are_freed_and_others_are_not(
         for ref in ("refs/heads/champion", "refs/tags/toy@v1.1.0", "refs/tags/toy#prod#2")
     }
     (folder / ".git" / "publish.json").write_text(json.dumps({"remote": "origin", "refs": new}))
-    ours, theirs = folder / ".git", tmp_path / "remote.git"
+    here, there = folder / ".git", tmp_path / "remote.git"
     stale = [
-        ours / "refs/heads/champion.lock",
-        ours / "refs/tags/toy@v1.1.0.lock",
-        theirs / "refs/heads/champion.lock",
+        here / "refs/heads/champion.lock",
+        here / "refs/tags/toy@v1.1.0.lock",
+        there / "refs/heads/champion.lock",
     ]
     for lock, content in zip(stale, ["1" * 40 + "\n", "", "1" * 40 + "\n"], strict=True):
         lock.write_text(content)
-    somebodys = ours / "refs/heads/main.lock"
-    somebodys.write_text("")
+    foreign = here / "refs/heads/main.lock"
+    foreign.write_text("")
     assert publish_now(shared, notes_md="two") == "toy@v1.1.0"
     assert not any(lock.exists() for lock in stale)
-    assert somebodys.exists()
-    (ours / "refs/heads/champion.lock").write_text("2" * 40)
+    assert foreign.exists()
+    (here / "refs/heads/champion.lock").write_text("2" * 40)
     with pytest.raises(GitError, match="cannot lock ref"):
         publish_now(Target(folder, "toy", "champion", None), notes_md="three")
 
@@ -346,7 +344,7 @@ def test_without_a_name_in_gits_settings_the_pipeline_commits_as_itself(
     assert git(folder, "log", "-1", "--format=%an", "champion") == "mnist pipeline"
 
 
-def test_nobody_publishes_beside_another(target: Target) -> None:
+def test_only_one_run_publishes_at_a_time(target: Target) -> None:
     with publish_lock(target):
         second = subprocess.run(
             ["flock", "--nonblock", str(target.root / ".git" / "publish.lock"), "true"],

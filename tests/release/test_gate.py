@@ -22,7 +22,7 @@ GATE = GateParams(metric="accuracy", minimum=0.5, largest_drop=0.1, significance
 
 
 def predictions(hits: str, digit: int = 7) -> bytes:
-    """An image for each character, all of that digit, read right where it is a 1."""
+    """Return predictions of an image for each character, right if it is a 1."""
     rows = [
         f"{index},{digit},{digit if hit == '1' else digit - 1},0.9"
         for index, hit in enumerate(hits)
@@ -30,12 +30,12 @@ def predictions(hits: str, digit: int = 7) -> bytes:
     return "\n".join(["index,label,prediction,confidence", *rows, ""]).encode()
 
 
-def result(hits: str) -> Evaluation:
+def evaluation(hits: str) -> Evaluation:
     return Evaluation({"accuracy": hits.count("1") / len(hits)}, predictions(hits))
 
 
 def exact_p(gained: int, lost: int) -> float:
-    """Twice the smaller tail of fair coins."""
+    """Return twice the smaller tail of that many tosses of a fair coin."""
     n = gained + lost
     tail: int = sum(comb(n, k) for k in range(min(gained, lost) + 1))
     return min(1.0, 2 * tail / float(2**n))
@@ -43,9 +43,9 @@ def exact_p(gained: int, lost: int) -> float:
 
 @pytest.mark.parametrize(("gained", "lost"), [(0, 1), (1, 5), (3, 3), (10, 2), (40, 21)])
 def test_mcnemars_test_is_the_exact_one(gained: int, lost: int) -> None:
-    ours = "1" * gained + "0" * lost + "1100"
-    theirs = "0" * gained + "1" * lost + "1100"
-    found = compare(predictions(ours), predictions(theirs))
+    candidate = "1" * gained + "0" * lost + "1100"
+    champion = "0" * gained + "1" * lost + "1100"
+    found = compare(predictions(candidate), predictions(champion))
     assert found
     assert (found.gained, found.lost) == (gained, lost)
     assert found.p == pytest.approx(exact_p(gained, lost))
@@ -99,7 +99,7 @@ def test_only_predictions_of_the_same_images_are_compared() -> None:
     ],
 )
 def test_verdicts(candidate: str, champion: str | None, passed: bool, reason: str) -> None:
-    verdict = judge(GATE, result(candidate), result(champion) if champion else None)
+    verdict = judge(GATE, evaluation(candidate), evaluation(champion) if champion else None)
     assert verdict.passed == passed
     assert reason in verdict.reason
     assert verdict.reason in to_markdown(verdict, "Published")
@@ -107,12 +107,12 @@ def test_verdicts(candidate: str, champion: str | None, passed: bool, reason: st
 
 def test_a_negative_drop_asks_for_a_gain() -> None:
     gate = GATE.model_copy(update={"largest_drop": -0.2})
-    assert not judge(gate, result("1100"), result("1100")).passed
-    assert judge(gate, result("1111"), result("1100")).passed
+    assert not judge(gate, evaluation("1100"), evaluation("1100")).passed
+    assert judge(gate, evaluation("1111"), evaluation("1100")).passed
 
 
-def test_a_metric_that_the_champion_never_had_is_no_hindrance() -> None:
-    assert judge(GATE, result("1110"), Evaluation({}, b"")).passed
+def test_a_champion_without_the_metric_is_not_compared_by_it() -> None:
+    assert judge(GATE, evaluation("1110"), Evaluation({}, b"")).passed
     with pytest.raises(DataError, match="the candidate's metrics have no accuracy"):
         judge(GATE, Evaluation({}, b""), None)
 

@@ -1,4 +1,4 @@
-"""What a commit gives with some parameters changed, as the tasks of a real flow run."""
+"""Changes to parameters: how they are read, made in params.yaml and checked."""
 
 import shutil
 from pathlib import Path
@@ -7,7 +7,7 @@ import pytest
 from helpers import ROOT
 
 from pipeline.errors import ParamsError
-from pipeline.release.overrides import apply_overrides, parse_overrides
+from pipeline.release.overrides import apply_overrides, parse_overrides, validate_params
 
 
 def test_changes_are_read_as_yaml() -> None:
@@ -43,7 +43,7 @@ def test_changes_are_read_as_yaml() -> None:
         (["train.seed=[1"], "--set train.seed=[1: [1 is not valid YAML: "),
     ],
 )
-def test_what_is_no_change_is_refused_in_one_line(texts: list[str], reason: str) -> None:
+def test_a_wrong_change_is_refused_in_one_line(texts: list[str], reason: str) -> None:
     with pytest.raises(ParamsError) as raised:
         parse_overrides(texts)
     assert str(raised.value).startswith(reason)
@@ -71,9 +71,7 @@ def test_only_the_changed_lines_of_params_yaml_change(tmp_path: Path) -> None:
         ("train.seed.x", "train.seed"),
     ],
 )
-def test_a_parameter_that_is_not_there_is_refused_in_one_line(
-    tmp_path: Path, name: str, known: str
-) -> None:
+def test_an_unknown_parameter_is_refused_in_one_line(tmp_path: Path, name: str, known: str) -> None:
     shutil.copyfile(ROOT / "params.yaml", tmp_path / "params.yaml")
     with pytest.raises(ParamsError) as raised:
         apply_overrides(tmp_path / "params.yaml", {name: 1})
@@ -81,3 +79,43 @@ def test_a_parameter_that_is_not_there_is_refused_in_one_line(
         f"--set {name}=1: params.yaml has no parameter {name}; it has {known}"
     )
     assert (tmp_path / "params.yaml").read_bytes() == (ROOT / "params.yaml").read_bytes()
+
+
+# All of its own code that an older commit is asked for
+OLD_ERRORS = """
+class ParamsError(Exception):
+    pass
+"""
+OLD_PARAMS = """
+import json
+from pathlib import Path
+from pipeline.errors import ParamsError
+
+class Params:
+    pass
+
+def load_params(section, model):
+    if json.loads(Path("params.yaml").read_text())[section] != model.allowed:
+        raise ParamsError(f"{section} is wrong")
+"""
+OLD_STAGE = """
+from pipeline.params import Params
+
+class OldParams(Params):
+    allowed = 1
+"""
+
+
+def test_params_are_checked_by_the_code_of_an_older_commit(tmp_path: Path) -> None:
+    files = {"__init__.py": "", "errors.py": OLD_ERRORS, "params.py": OLD_PARAMS}
+    files |= {f"stages/{name}.py": OLD_STAGE for name in ("first", "second")}
+    for name, content in files.items():
+        path = tmp_path / "pipeline" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(content)
+    (tmp_path / "params.yaml").write_text('{"first": 1, "second": 1}')
+    validate_params(tmp_path, ["second", "first", "without a module"])
+    (tmp_path / "params.yaml").write_text('{"first": 2, "second": 2}')
+    with pytest.raises(ParamsError) as raised:
+        validate_params(tmp_path, ["second", "first"])
+    assert str(raised.value) == "first is wrong\nerror: second is wrong"

@@ -1,6 +1,4 @@
-"""Retraining against a real server, on models that take no time to train: verdicts, states,
-refusals.
-"""
+"""How a retraining ends, against a real server, on models that take no time to train."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,20 +20,20 @@ def folder(tmp_path: Path, api: Api, monkeypatch: pytest.MonkeyPatch) -> Iterato
         yield folder
 
 
-def end(**parameters: Any) -> tuple[str, str]:
-    """The state's name and message."""
+def retrain_now(**parameters: Any) -> tuple[str, str]:
+    """Retrain; return the name and the message of the state."""
     state: State[Any] = retrain(**parameters, return_state=True)
     return str(state.name), str(state.message)
 
 
-def everything(folder: Path) -> tuple[str, str, bytes]:
+def state_of_repository(folder: Path) -> tuple[str, str, bytes]:
     status = execute(folder, "git", "status", "--porcelain", "--branch")
     return status, execute(folder, "git", "for-each-ref"), (folder / ".git" / "index").read_bytes()
 
 
 @pytest.mark.slow
 def test_a_model_is_published_if_it_is_new_and_good_enough(folder: Path, api: Api) -> None:
-    assert end() == ("Published", "toy@v1.0.0: accuracy 75.00%, and no champion yet")
+    assert retrain_now() == ("Published", "toy@v1.0.0: accuracy 75.00%, and no champion yet")
     run = api.last_run()
     assert api.states(run, {"train": "Completed", "evaluate": "Completed"}) == {
         "train": "Completed",
@@ -52,17 +50,17 @@ def test_a_model_is_published_if_it_is_new_and_good_enough(folder: Path, api: Ap
     assert f"Flow-run: {run['name']} {run['id']}" in message
     assert "# Published\n" in execute(folder, "git", "show", "champion:reports/verdict.md")
 
-    before = everything(folder)
-    assert end() == ("Unchanged", "champion has this model already")
-    name, reason = end(changes={"train.skill": 120})
+    before = state_of_repository(folder)
+    assert retrain_now() == ("Unchanged", "champion has this model already")
+    name, reason = retrain_now(changes={"train.skill": 120})
     assert name == "Rejected"
     assert reason.startswith(
         "accuracy 60.00% against the champion's 75.00%: the drop of 15.00% is more than the 5.00%"
     )
     assert api.artifacts(api.last_run())["verdict"].startswith("# Rejected\n")
-    assert everything(folder) == before
+    assert state_of_repository(folder) == before
 
-    name, reason = end(changes={"train.skill": 170}, skip_ci=False)
+    name, reason = retrain_now(changes={"train.skill": 170}, skip_ci=False)
     assert name == "Published"
     assert reason.startswith(
         "toy@v1.1.0: accuracy 85.00% against the champion's 75.00%, more than noise: 20 images"
@@ -80,22 +78,22 @@ def test_a_model_is_published_if_it_is_new_and_good_enough(folder: Path, api: Ap
     ]
 
 
-def test_with_nothing_to_do_no_stage_is_asked_of_dvc(folder: Path) -> None:
+def test_what_a_person_has_made_is_published_without_running_a_stage(folder: Path) -> None:
     execute(folder, "dvc", "repro")
     commit_all(folder)
-    assert end()[0] == "Published", "what a person has made, with nothing to run"
+    assert retrain_now()[0] == "Published"
     assert (
         execute(folder, "git", "diff", "--name-only", "main", "champion") == "reports/verdict.md\n"
     )
     execute(folder, "git", "checkout", "--quiet", "--detach", "champion")
-    assert end() == ("Unchanged", "champion has this model already")
+    assert retrain_now() == ("Unchanged", "champion has this model already")
 
 
 @pytest.mark.slow
 def test_a_stage_that_fails_publishes_nothing(folder: Path, api: Api) -> None:
     (folder / "evaluate.py").write_text("raise SystemExit(3)")
     commit_all(folder)
-    name, reason = end()
+    name, reason = retrain_now()
     assert (name, reason.splitlines()[0]) == ("Failed", "evaluate failed: exit code 3")
     assert execute(folder, "git", "for-each-ref", "refs/heads/champion", "refs/tags") == ""
 
@@ -120,13 +118,13 @@ def test_a_stage_that_fails_publishes_nothing(folder: Path, api: Api) -> None:
         ),
     ],
 )
-def test_what_cannot_be_is_refused_in_one_line_before_anything_runs(
+def test_wrong_parameters_are_refused_in_one_line_before_anything_runs(
     folder: Path, api: Api, parameters: dict[str, Any], reason: str
 ) -> None:
-    before = everything(folder)
-    name, message = end(**parameters)
+    before = state_of_repository(folder)
+    name, message = retrain_now(**parameters)
     assert name == "Failed"
     assert message.startswith(reason)
     assert "\n" not in message
     assert api.tasks(api.last_run()) == {}
-    assert everything(folder) == before
+    assert state_of_repository(folder) == before

@@ -1,6 +1,4 @@
-"""Publishing in real repositories with real remotes: what moves, what does not, what the next run
-mends.
-"""
+"""The model that is published, and the names of its versions."""
 
 import json
 from pathlib import Path

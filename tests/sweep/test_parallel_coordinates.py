@@ -1,6 +1,4 @@
-"""Which combinations there are, and what becomes of them, on a graph that tells its validation
-accuracy at once.
-"""
+"""The plot of a sweep."""
 
 import pandas as pd
 

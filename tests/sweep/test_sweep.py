@@ -1,7 +1,9 @@
-"""Which combinations there are, and what becomes of them, on a graph that tells its validation
-accuracy at once.
+"""Which combinations there are, and how their runs end.
+
+The graph is a toy, which gives its validation accuracy without training anything.
 """
 
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -9,12 +11,20 @@ import pandas as pd
 import pytest
 from prefect_api import Api, finish
 from ruamel.yaml import YAML
-from toy import commit_all, execute, start_pipeline
+from toy import (
+    append,
+    commit_all,
+    execute,
+    make_model_workspace,
+    processes_under,
+    start_pipeline,
+    wait_until,
+)
 
 from pipeline.errors import ParamsError
 from pipeline.sweep.sweep import expand_grid
 
-# The accuracy is the rate; a size of 0 fails
+# The accuracy is the rate. With a size of 0 the stage fails.
 TRAIN = """
 from ruamel.yaml import YAML
 from pathlib import Path
@@ -24,7 +34,6 @@ if not train["size"]:
 Path("reports").mkdir(exist_ok=True)
 Path("reports/history.csv").write_text(f"epoch,validation_accuracy\\n1,{train['rate']}\\n")
 """
-
 
 STAGES = {
     "train": {
@@ -90,14 +99,14 @@ def test_combinations_are_the_product_of_the_values_read_as_yaml() -> None:
         ),
     ],
 )
-def test_what_is_no_list_of_values_is_refused_in_one_line(settings: list[str], reason: str) -> None:
+def test_a_wrong_list_of_values_is_refused_in_one_line(settings: list[str], reason: str) -> None:
     with pytest.raises(ParamsError) as raised:
         expand_grid(settings)
     assert str(raised.value).startswith(reason)
 
 
 @pytest.mark.slow
-def test_the_best_is_first_failures_are_told_and_the_rest_goes_on(toy: Path, api: Api) -> None:
+def test_the_best_is_first_and_a_failed_combination_stops_no_other(toy: Path, api: Api) -> None:
     before = execute(toy, "git", "status", "--porcelain")
     output = finish(
         start_pipeline(
@@ -124,9 +133,7 @@ def test_the_best_is_first_failures_are_told_and_the_rest_goes_on(toy: Path, api
         ("train.rate 0.9, train.size 0", "Failed"),
         ("train.rate 0.9, train.size 1", "Completed"),
     ]
-    assert all(list(api.tasks(run)) == ["train"] for run in children), (
-        "the test split is not looked at"
-    )
+    assert all(list(api.tasks(run)) == ["train"] for run in children), "no test split is read"
     assert {"combinations", "coordinates", "progress"} <= api.artifacts(flow_run).keys()
     assert execute(toy, "git", "status", "--porcelain") == before
 
@@ -136,6 +143,48 @@ def test_the_best_is_first_failures_are_told_and_the_rest_goes_on(toy: Path, api
         )
     )
     assert list(pd.read_csv(table)["state"]) == ["Restored", "Restored", "Failed", "Failed"]
+
+
+# At the end of a stage
+WAITING = """
+from time import sleep
+Path({reached!r}).touch()
+while not Path({go!r}).exists():
+    sleep(0.05)
+"""
+
+
+@pytest.mark.slow
+def test_a_sweep_that_is_cancelled_while_it_retrains_publishes_nothing(
+    tmp_path: Path, api: Api
+) -> None:
+    """The sweep is cancelled on Prefect's page; its retraining is another flow run."""
+    folder = make_model_workspace(tmp_path / "model")
+    reached, go = tmp_path / "reached", tmp_path / "go"
+    append(folder / "evaluate.py", WAITING.format(reached=str(reached), go=str(go)))
+    commit_all(folder)
+    before = execute(folder, "git", "for-each-ref")
+    arguments = ("--set", "train.skill=150,170", "--publish", "champion")
+    process = start_pipeline(folder, api.url, "sweep", *arguments)
+    wait_until(reached.exists)
+    sweep_run = api.runs(parent_task_run_id={"is_null_": True})[0]
+    cancelling = {"state": {"type": "CANCELLING"}, "force": False}
+    api.post(f"flow_runs/{sweep_run['id']}/set_state", cancelling)
+    try:
+        output, _ = process.communicate(timeout=60)
+    except subprocess.TimeoutExpired:
+        go.touch()  # a retraining that was not cancelled ends now, and publishes
+        output = finish(process)
+    assert execute(folder, "git", "for-each-ref") == before, output
+    assert process.returncode == 1
+    assert not go.exists()
+    assert api.ended(sweep_run)["state"]["name"] == "Cancelled"
+    children = api.runs(parent_flow_run_id={"any_": [sweep_run["id"]]})
+    states = {run["name"]: run["state"]["name"] for run in children}
+    assert states.pop("train.skill 150") == states.pop("train.skill 170") == "Completed"
+    assert list(states.values()) == ["Cancelled"]
+    wait_until(lambda: not processes_under(tmp_path))
+    assert [path.name for path in (folder / ".dvc" / "tmp" / "worktrees").iterdir()] == ["lock"]
 
 
 @pytest.mark.parametrize(
@@ -157,7 +206,7 @@ def test_the_best_is_first_failures_are_told_and_the_rest_goes_on(toy: Path, api
         ),
     ],
 )
-def test_a_sweep_that_cannot_be_is_refused_in_one_line(
+def test_a_sweep_that_cannot_run_is_refused_in_one_line(
     toy: Path, api: Api, arguments: list[str], reason: str
 ) -> None:
     process = start_pipeline(toy, api.url, "sweep", *arguments)
