@@ -1,16 +1,15 @@
-"""Prove that a commit's outputs are what its code, data and parameters give: run it again and
-compare.
+"""Prove that a commit's outputs are what its code, data and parameters give.
 
-The commit is checked out in a temporary worktree with an empty cache, every stage runs, and what
-dvc.lock says then is compared with what it said in the commit. The workspace, its index, branches
-and cache are only read.
+The commit is checked out in a temporary worktree with an empty cache, and every stage runs. Then
+its dvc.lock is compared with the one in the commit. The workspace, its index, branches and cache
+are only read.
 """
 
 import hashlib
 import json
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -34,19 +33,19 @@ EXIT_CODES = {"same": 0, "different": 1, "unknown": 2}
 
 
 class VerifyError(PipelineError):
-    """Nothing could be told."""
+    """The commit could not be run again, so nothing is known."""
 
     exit_code = EXIT_CODES["unknown"]
 
 
 @dataclass(frozen=True)
 class OutputComparison:
-    """One output of a stage, by its hash in the commit's dvc.lock and in that of the run now."""
+    """An output in the commit's dvc.lock and in that of the run now."""
 
     stage: str
     path: str
-    locked: str
-    found: str | None
+    locked: str  # md5
+    found: str | None  # md5; None if the run gave no such output
 
     @property
     def is_same(self) -> bool:
@@ -55,16 +54,14 @@ class OutputComparison:
 
 @dataclass(frozen=True)
 class Verification:
+    """What a run of the commit on this machine shows."""
+
     commit: str
     outs: list[OutputComparison]
-    damaged: list[
-        str
-    ]  # files that are not what the commit's dvc.lock says, found without running anything
-    maker: Environment | None  # of the run that made the commit's model
-    here: Environment | None
-    convicts: (
-        bool  # the commit itself holds a receipt for what the run now gave, in this environment
-    )
+    modified: list[str]  # files here that differ from the commit's dvc.lock, a message each
+    trained_on: Environment | None  # from the receipt of the commit's model
+    this_machine: Environment | None  # from the receipt that the run wrote
+    has_matching_receipt: bool  # the commit has this machine's receipt for an output that differs
 
     @property
     def first_different(self) -> str | None:
@@ -72,52 +69,64 @@ class Verification:
 
     @property
     def changes(self) -> dict[str, tuple[Any, Any]]:
-        """Where the maker's environment is not this one: its value and ours."""
-        maker, here = self.maker or {}, self.here or {}
+        """Where the environments differ: the value where it was trained, and the value here."""
+        then, now = self.trained_on or {}, self.this_machine or {}
         return {
-            name: (maker.get(name), here.get(name))
-            for name in maker | here
-            if maker.get(name) != here.get(name)
+            name: (then.get(name), now.get(name))
+            for name in then | now
+            if then.get(name) != now.get(name)
         }
 
     @property
     def verdict(self) -> str:
-        if self.damaged:
+        if self.modified:
             return "different"
         if not self.first_different:
             return "same"
-        return "unknown" if self.changes and not self.convicts else "different"
+        return "unknown" if self.changes and not self.has_matching_receipt else "different"
 
 
 def verify(root: Path, rev: str) -> Verification:
-    """Raise PipelineError where the commit cannot be run again."""
+    """Run a commit again and compare; raise PipelineError if it cannot be run."""
     commit = resolve_commit(root, rev)
-    with worktree(root, commit, "verify") as (tree, temporary):
+    with worktree(root, commit, "verify") as (tree, scratch):
         locked = locked_outputs(read_if_present(tree / LOCK))
         if not locked:
             raise VerifyError(
                 f"{rev} holds no dvc.lock to compare with; run dvc repro and commit it"
             )
-        damaged = [
-            *find_modified(tree, locked, git_only=True),
-            *find_modified_locally(root, tree, locked),
-        ]
-        receipts = read_receipts(tree)
-        local = read_receipts(root)
-        configure_dvc(tree, temporary)
+        modified = find_modified(tree, locked, "in the commit")
+        modified += find_modified_locally(root, tree, locked)
+        committed = read_receipts(tree)
+        known = read_receipts(root) | committed
+        configure_dvc(tree, scratch)
         link_data_source(root, tree)
         reproduce_all(tree)
         found = {out.path: out.md5 for out in locked_outputs(read_if_present(tree / LOCK))}
-        outs = [OutputComparison(*out, found.get(out.path)) for out in locked]
-        made = read_receipts(tree)
-    maker = next(
-        (r for out in outs if (r := receipts.get(out.locked) or local.get(out.locked))), None
+        written = read_receipts(tree)
+    outs = [OutputComparison(*out, found.get(out.path)) for out in locked]
+    this_machine = first_receipt(written, (out.found for out in outs))
+    has_matching_receipt = any(
+        out.found in committed and committed[out.found] == this_machine
+        for out in outs
+        if not out.is_same
     )
-    here = next((made[out.found] for out in outs if out.found in made), None)
-    convicts = any(
-        out.found in receipts and receipts[out.found] == here for out in outs if not out.is_same
+    return Verification(
+        commit,
+        outs,
+        modified,
+        trained_on=first_receipt(known, (out.locked for out in outs)),
+        this_machine=this_machine,
+        has_matching_receipt=has_matching_receipt,
     )
-    return Verification(commit, outs, damaged, maker, here, convicts)
+
+
+def first_receipt(
+    receipts: Mapping[str, Environment],
+    hashes: Iterable[str | None],
+) -> Environment | None:
+    """Return the receipt of the first of these outputs that has one."""
+    return next((receipts[md5] for md5 in hashes if md5 and receipts.get(md5)), None)
 
 
 def reproduce_all(tree: Path) -> None:
@@ -138,24 +147,21 @@ def reproduce_all(tree: Path) -> None:
         raise VerifyError(f"the stage {stage} did not run to its end: {reason}")
 
 
-def find_modified(
-    folder: Path, locked: list[LockedOutput], git_only: bool = False
-) -> Iterator[str]:
-    """Name each output in `folder` that is there and is not what `lock` says."""
-    where = "in the commit" if git_only else "in the workspace"
+def find_modified(folder: Path, locked: list[LockedOutput], where: str) -> list[str]:
+    """Name the outputs in `folder` that differ from dvc.lock; missing ones are left out."""
+    modified = []
     for out in locked:
         path = folder / out.path
         if path.exists() and (found := dvc_md5(path)) != out.md5:
             hashes = f"has md5 {found[:8]}, dvc.lock says {out.md5[:8]}"
-            yield f"{out.stage}: {out.path} {where} {hashes}"
+            modified.append(f"{out.stage}: {out.path} {where} {hashes}")
+    return modified
 
 
-def find_modified_locally(root: Path, tree: Path, locked: list[LockedOutput]) -> Iterator[str]:
-    """Name what is doctored in the user's workspace, where that is at this commit's dvc.lock, and
-    in the cache.
-    """
-    if (root / LOCK).is_file() and (root / LOCK).read_bytes() == (tree / LOCK).read_bytes():
-        yield from find_modified(root, locked)
+def find_modified_locally(root: Path, tree: Path, locked: list[LockedOutput]) -> list[str]:
+    """Name what differs in the workspace, if it has the commit's dvc.lock, and in the cache."""
+    has_same_lock = read_if_present(root / LOCK) == read_if_present(tree / LOCK)
+    modified = find_modified(root, locked, "in the workspace") if has_same_lock else []
     with DvcWorker(root, subprocess_environment(clean=True)) as dvc:
         cache = Path(dvc.run("cache", "dir").strip()) / "files" / "md5"
     for out in locked:
@@ -163,22 +169,23 @@ def find_modified_locally(root: Path, tree: Path, locked: list[LockedOutput]) ->
             path = cache / md5[:2] / md5[2:]
             if path.is_file() and dvc_md5(path) != md5.removesuffix(".dir"):
                 name = f"its name {md5[:8]} says ({path})"
-                yield f"{out.stage}: {out.path} in the cache is not what {name}"
+                modified.append(f"{out.stage}: {out.path} in the cache is not what {name}")
+    return modified
 
 
 def folder_entries(cache: Path, md5: str) -> list[str]:
-    """The files of a folder in DVC's cache."""
+    """Return the hashes of a folder's files, from its list in DVC's cache."""
     path = cache / md5[:2] / md5[2:]
     if not md5.endswith(".dir") or not path.is_file():
         return []
     try:
         return [entry["md5"] for entry in json.loads(path.read_bytes())]
     except (ValueError, KeyError, TypeError):
-        return []  # its own hash is wrong, which is told
+        return []  # the list is modified, which its own hash shows
 
 
 def dvc_md5(path: Path) -> str:
-    """The hash that DVC gives a file or a folder."""
+    """Return the hash that DVC gives a file or a folder."""
     if not path.is_dir():
         with path.open("rb") as file:
             return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
@@ -189,61 +196,59 @@ def dvc_md5(path: Path) -> str:
     return hashlib.md5(json.dumps(entries).encode(), usedforsecurity=False).hexdigest() + ".dir"
 
 
-def describe(receipt: Verification) -> str:
-    """The receipt as text."""
-    stages = dict.fromkeys(out.stage for out in receipt.outs)
+def describe(verification: Verification) -> str:
+    """Return the verification as text."""
+    stages = dict.fromkeys(out.stage for out in verification.outs)
     width = max(map(len, stages))
-    lines = [f"commit {receipt.commit}", ""]
+    lines = [f"commit {verification.commit}", ""]
     for stage in stages:
-        wrong = [out for out in receipt.outs if out.stage == stage and not out.is_same]
+        wrong = [out for out in verification.outs if out.stage == stage and not out.is_same]
         lines.append(f"{stage:{width}}  {'different' if wrong else 'same'}")
-        lines += [
-            f"  {out.path}: dvc.lock says {out.locked[:8]}, this run gave"
-            f" {(out.found or 'nothing')[:8]}"
-            for out in wrong
-        ]
-    lines += ["", *(f"doctored: {fault}" for fault in receipt.damaged)]
-    shown = receipt.here or {}
-    lines.append("environment: " + ", ".join(f"{name} {value}" for name, value in shown.items()))
-    if receipt.maker is None:
+        for out in wrong:
+            hashes = f"dvc.lock says {out.locked[:8]}, this run gave {(out.found or 'nothing')[:8]}"
+            lines.append(f"  {out.path}: {hashes}")
+    lines += ["", *(f"modified: {message}" for message in verification.modified)]
+    environment = verification.this_machine or {}
+    shown = ", ".join(f"{name} {value}" for name, value in environment.items())
+    lines.append(f"environment: {shown}")
+    if verification.trained_on is None:
         lines.append("the model's maker: no receipt in the commit")
     else:
         lines += [
-            f"the model's maker: {name} {theirs}, here {ours}"
-            for name, (theirs, ours) in receipt.changes.items()
+            f"the model's maker: {name} {then}, here {now}"
+            for name, (then, now) in verification.changes.items()
         ]
-    return "\n".join([*lines, "", conclusion(receipt)])
+    return "\n".join([*lines, "", conclusion(verification)])
 
 
-def conclusion(receipt: Verification) -> str:
-    if receipt.verdict == "same":
+def conclusion(verification: Verification) -> str:
+    """Return the verdict and its reason in one line."""
+    if verification.verdict == "same":
         return "same: every output is what this commit's code, data and parameters give"
-    if receipt.damaged:
-        return f"different: {receipt.damaged[0]}"
-    stage = receipt.first_different
-    if receipt.verdict == "different":
+    if verification.modified:
+        return f"different: {verification.modified[0]}"
+    stage = verification.first_different
+    if verification.verdict == "different":
         return f"different: {stage} is the first stage that gives something else than dvc.lock says"
-    if receipt.maker is None:
+    if verification.trained_on is None:
         reason = "and no receipt says on what machine the model was made"
     else:
-        reason = f"but so does this machine: {', '.join(receipt.changes)}"
+        reason = f"but so does this machine: {', '.join(verification.changes)}"
     return f"cannot tell: {stage} differs, {reason}"
 
 
-def to_json(receipt: Verification) -> str:
-    stages: dict[str, str] = {}
-    for out in receipt.outs:
-        stages[out.stage] = (
-            "different" if not out.is_same or stages.get(out.stage) == "different" else "same"
-        )
+def to_json(verification: Verification) -> str:
+    """Return the verification for machines; other programs read these keys."""
+    stages = {out.stage: "same" for out in verification.outs}
+    stages |= {out.stage: "different" for out in verification.outs if not out.is_same}
     content = {
-        "commit": receipt.commit,
-        "verdict": receipt.verdict,
-        "conclusion": conclusion(receipt),
-        "first_different": receipt.first_different,
+        "commit": verification.commit,
+        "verdict": verification.verdict,
+        "conclusion": conclusion(verification),
+        "first_different": verification.first_different,
         "stages": stages,
-        "outs": [asdict(out) for out in receipt.outs],
-        "damaged": receipt.damaged,
-        "environment": {"maker": receipt.maker, "here": receipt.here},
+        "outs": [asdict(out) for out in verification.outs],
+        "damaged": verification.modified,
+        "environment": {"maker": verification.trained_on, "here": verification.this_machine},
     }
     return json.dumps(content, indent=2, ensure_ascii=False)

@@ -29,11 +29,11 @@ def verify(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def commit(folder: Path) -> None:
-    execute(folder, *GIT, "commit", "--quiet", "--all", "--message", "doctored")
+    execute(folder, *GIT, "commit", "--quiet", "--all", "--message", "modified")
 
 
 def state(folder: Path) -> dict[str, bytes]:
-    """Every file but DVC's and Git's notes of what they have looked at."""
+    """Return every file, without what DVC and Python note for themselves."""
     return {
         name: content
         for name, content in files_under(folder).items()
@@ -41,9 +41,7 @@ def state(folder: Path) -> dict[str, bytes]:
     }
 
 
-def test_a_clean_clone_is_the_same_and_nothing_of_the_users_changes(
-    repository: Path, tmp_path: Path
-) -> None:
+def test_a_clean_clone_is_the_same_and_stays_as_it_is(repository: Path, tmp_path: Path) -> None:
     clone = tmp_path / "clone with a space"
     execute(tmp_path, "git", "clone", "--quiet", str(repository), str(clone))
     (clone / "params.yaml").write_text("the user is at work here")
@@ -56,16 +54,17 @@ def test_a_clean_clone_is_the_same_and_nothing_of_the_users_changes(
     assert execute(clone, "git", "worktree", "list").count("\n") == 1
 
 
-def test_the_receipt_for_machines(repository: Path) -> None:
+def test_the_json_output(repository: Path) -> None:
     result = verify(repository, "--json")
-    receipt = json.loads(result.stdout)
-    assert (result.returncode, receipt["verdict"], receipt["first_different"]) == (0, "same", None)
-    assert set(receipt["stages"]) == {"fetch", "preprocess", "train", "evaluate", "report"}
-    assert receipt["environment"]["maker"] == receipt["environment"]["here"]
-    assert receipt["environment"]["here"]["device"] == "cpu"
+    content = json.loads(result.stdout)
+    assert (result.returncode, content["verdict"], content["first_different"]) == (0, "same", None)
+    assert set(content["stages"]) == {"fetch", "preprocess", "train", "evaluate", "report"}
+    assert content["damaged"] == []
+    assert content["environment"]["maker"] == content["environment"]["here"]
+    assert content["environment"]["here"]["device"] == "cpu"
 
 
-def doctor_a_metric(folder: Path) -> None:
+def modify_a_metric(folder: Path) -> None:
     path = folder / "reports/metrics.json"
     path.write_text(
         path.read_text(encoding="utf-8").replace('"accuracy": 0.', '"accuracy": 0.9'),
@@ -73,15 +72,15 @@ def doctor_a_metric(folder: Path) -> None:
     )
 
 
-def doctor_with_its_lock(name: str, stage: str, folder: Path) -> None:
-    """Change a byte and let DVC take it for the stage's own."""
+def modify_with_its_lock(name: str, stage: str, folder: Path) -> None:
+    """Change a byte of an output, and its hash in dvc.lock."""
     path = folder / name
     path.write_bytes(path.read_bytes()[:-1] + bytes([path.read_bytes()[-1] ^ 1]))
     execute(folder, "dvc", "commit", "--force", stage)
 
 
-def doctor_the_cache(folder: Path) -> None:
-    """The data's object itself, as every checkout would give it."""
+def modify_the_cache(folder: Path) -> None:
+    """Change a byte of the training data's object, which every checkout links or copies."""
     lock = (folder / "dvc.lock").read_text(encoding="utf-8")
     md5 = lock.split("path: data/tensors/train.safetensors\n      hash: md5\n      md5: ")[1][:32]
     path = folder / ".dvc/cache/files/md5" / md5[:2] / md5[2:]
@@ -117,17 +116,17 @@ def doctor_the_cache(folder: Path) -> None:
         ),
     ],
 )
-def test_what_is_doctored_is_caught_and_named(
+def test_what_is_modified_is_found_and_named(
     repository: Path, how: str, name: str, stage: str, said: str
 ) -> None:
     if how == "cache":
-        doctor_the_cache(repository)
+        modify_the_cache(repository)
     elif how == "lock":
-        doctor_with_its_lock(name, stage, repository)
+        modify_with_its_lock(name, stage, repository)
     elif how == "workspace":
         (repository / name).write_bytes((repository / name).read_bytes() + b"\0")
     else:
-        doctor_a_metric(repository)
+        modify_a_metric(repository)
     if how in ("file", "lock"):
         commit(repository)
     result = verify(repository)
@@ -136,17 +135,17 @@ def test_what_is_doctored_is_caught_and_named(
     assert result.stdout.splitlines()[-1].startswith("different: ")
 
 
-def test_a_machine_that_differs_is_told_of_instead(repository: Path) -> None:
-    """The receipt of a run elsewhere, which rounded otherwise."""
-    doctor_with_its_lock(MODEL, "train", repository)
-    (honest,) = (repository / "receipts").iterdir()
-    environment = json.loads(honest.read_text(encoding="utf-8")) | {
+def test_another_machine_is_named_as_the_reason(repository: Path) -> None:
+    """The model differs, and its receipt is of a machine that may round differently."""
+    modify_with_its_lock(MODEL, "train", repository)
+    (receipt,) = (repository / "receipts").iterdir()
+    environment = json.loads(receipt.read_text(encoding="utf-8")) | {
         "processor": "Another",
         "threads": 64,
     }
     md5 = hashlib.md5((repository / MODEL).read_bytes()).hexdigest()
-    honest.rename(honest.with_name(f"{md5}.json"))
-    honest.with_name(f"{md5}.json").write_text(json.dumps(environment), encoding="utf-8")
+    receipt.rename(receipt.with_name(f"{md5}.json"))
+    receipt.with_name(f"{md5}.json").write_text(json.dumps(environment), encoding="utf-8")
     execute(repository, "git", "add", "--all")
     commit(repository)
     result = verify(repository)
@@ -157,7 +156,7 @@ def test_a_machine_that_differs_is_told_of_instead(repository: Path) -> None:
     )
 
 
-def test_what_cannot_be_run_is_exit_code_2_and_one_line(repository: Path) -> None:
+def test_a_commit_that_cannot_run_is_exit_code_2_and_one_line(repository: Path) -> None:
     (repository / "params.yaml").write_text("train: {}", encoding="utf-8")
     commit(repository)
     result = verify(repository)
@@ -182,7 +181,7 @@ def test_an_earlier_commit_is_verified_by_its_own_code(repository: Path) -> None
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_stopped_it_leaves_no_worktree_and_no_process(
+def test_a_stopped_run_leaves_no_worktree_and_no_process(
     repository: Path, tmp_path: Path, number: signal.Signals
 ) -> None:
     temporary = tmp_path / "temporary"
@@ -212,7 +211,7 @@ def test_stopped_it_leaves_no_worktree_and_no_process(
 
 
 def processes_in(folder: Path) -> list[str]:
-    """The numbers of those that work in `folder`."""
+    """Return the numbers of the processes whose current folder is in `folder`."""
     found = []
     for process in Path("/proc").glob("[0-9]*"):
         try:
