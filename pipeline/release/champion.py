@@ -9,15 +9,16 @@ repositories may publish to the same Git remote at the same time. Its steps, in 
 3. `push_data` copies the commit's data to DVC's remote, if there is one.
 4. `missing_tags` writes the objects of two tags, for the version and for the stage `prod`. No ref
    names them yet.
-5. `write_journal` notes the three refs that are about to move, and their new values.
+5. `write_journal` notes the refs that are about to move and their new values: the branch and the
+   tags.
 6. `push_refs` moves them on the Git remote, if there is one, all or none.
 7. `update_refs` moves them here, all or none.
 8. `remove_journal` ends it.
 
 Steps 6 and 7 refuse to move a branch that is not where step 1 found it (BranchMovedError). A
 remote that refuses step 6 leaves nothing to undo here. A run that is cancelled before step 4 moves
-nothing; a cancel within step 6 is like a kill. `promote` takes the same steps without the third:
-that version's data is on the remote already.
+nothing; a cancel within step 6 is like a kill. `promote` takes the same steps without the third,
+for a version whose data is on the remote already.
 
 A kill leaves one of these, and the next run completes it:
 

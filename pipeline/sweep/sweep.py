@@ -4,8 +4,8 @@ A combination is a trial: a child run of the sweep's, in a worktree of its own. 
 stage `train` and are ranked by validation accuracy. The test split is read once, by the retraining
 that publishes the best of them.
 
-DVC's run cache is the memory of a sweep. One that was killed and is started again restores the
-trials that were finished and resumes the one that was not.
+DVC's run cache is the memory of a sweep. A killed sweep that is started again restores the trials
+that were finished and resumes the others.
 """
 
 import hashlib

@@ -1,8 +1,7 @@
-"""Retraining that is killed, raced and worked beside, in real repositories with real remotes of Git
-and DVC.
+"""Retraining that is killed, raced or disturbed, in real repositories with real remotes.
 
-A moment too short to hit from outside is hit by a program called git, first on PATH, which does
-part of a command in real Git and then kills the run. The product knows nothing of it.
+Some moments are too short to hit from outside. For them a program called git is first on PATH. It
+does part of a command in real Git and then kills the run. The product knows nothing of it.
 """
 
 import getpass
@@ -42,7 +41,7 @@ REFS_WHOLE = ["toy#prod#1", "toy#prod#2", "toy@v1.0.0", "toy@v1.1.0"]
 
 @pytest.fixture(scope="session")
 def published(tmp_path_factory: pytest.TempPathFactory, prefect_server: Api) -> Path:
-    """A champion, in the checkout and on the remotes."""
+    """Return a folder with a checkout and its two remotes, all with a champion."""
     root = tmp_path_factory.mktemp("published")
     folder = make_model_workspace(root / "checkout")
     execute(root, "git", "init", "--quiet", "--bare", "remote.git")
@@ -56,14 +55,14 @@ def published(tmp_path_factory: pytest.TempPathFactory, prefect_server: Api) -> 
 
 @pytest.fixture
 def root(published: Path, tmp_path: Path) -> Iterator[Path]:
-    """Those, to do with as the test likes; nothing of a run is left at its end."""
+    """Return a copy of that folder; no process may be left in it at the end."""
     shutil.copytree(published, tmp_path / "root", symlinks=True)
     yield tmp_path / "root"
     wait_until(lambda: not processes_under(tmp_path))
 
 
 def retrain(folder: Path, api: Api, *arguments: str) -> dict[str, Any]:
-    """A retraining to its end: the flow run."""
+    """Retrain to the end; return the flow run."""
     before = {run["id"] for run in api.runs()}
     process = start_pipeline(folder, api.url, "retrain", *arguments)
     output, _ = process.communicate()
@@ -72,8 +71,9 @@ def retrain(folder: Path, api: Api, *arguments: str) -> dict[str, Any]:
 
 
 def model_in(repository: Path, storage: Path) -> str:
-    """How many images the champion reads right; every file of it is there, and is what its lock
-    file says.
+    """Return how many images the champion reads right.
+
+    Each of its files must be in the storage and be what its dvc.lock says.
     """
     lock = YAML(typ="safe").load(execute(repository, "git", "show", "champion:dvc.lock"))
     outs = {out["path"]: out["md5"] for stage in lock["stages"].values() for out in stage["outs"]}
@@ -89,7 +89,7 @@ def model_in(repository: Path, storage: Path) -> str:
 
 
 def assert_that_all_is_well(root: Path, champion: str) -> None:
-    """One line of history, two versions, the same here and on the remote, and nothing left over."""
+    """Check that there are two versions in a line, here and on the remote, and nothing else."""
     folder, remote = root / "checkout", root / "remote.git"
     assert (
         model_in(folder, folder / ".dvc" / "cache")
@@ -101,7 +101,7 @@ def assert_that_all_is_well(root: Path, champion: str) -> None:
     )
     assert execute(folder, "git", "tag").split() == REFS_WHOLE
     assert len(execute(folder, "git", "rev-list", "champion").split()) == 4, (
-        "two commits of the person's, two versions"
+        "two commits on main, two versions"
     )
     assert execute(folder, "git", "rev-list", "--merges", "champion") == ""
     assert [path.name for path in (folder / ".dvc" / "tmp" / "worktrees").iterdir()] == ["lock"]
@@ -115,7 +115,7 @@ def assert_that_all_is_well(root: Path, champion: str) -> None:
 def start_faulty(
     root: Path, api: Api, at: str, do: str, *arguments: str, **more: str
 ) -> "subprocess.Popen[str]":
-    """A retraining that gives the new model and to which `do` happens at the Git command `at`."""
+    """Start a retraining that gives the new model; at its Git command `at`, `do` happens."""
     faults = {
         "PATH": f"{SHIM}{os.pathsep}{os.environ['PATH']}",
         "FAULT_AT": at,
@@ -130,7 +130,7 @@ def start_faulty(
     return process
 
 
-# the Git command, what happens there, and the champion in the checkout and on the remote after it
+# A Git command, what happens there, and the champion afterwards in the checkout and on the remote
 STEPS = {
     "before the commit is made": ("read-tree", "before", OLD, OLD),
     "the commit is made": ("commit-tree", "after", OLD, OLD),
@@ -165,7 +165,7 @@ def test_a_kill_at_any_step_leaves_a_whole_champion(root: Path, api: Api, step: 
     assert_that_all_is_well(root, NEW)
 
 
-def test_a_kill_in_a_stage_leaves_the_champion_and_its_worktree_is_pruned(
+def test_a_kill_in_a_stage_leaves_the_champion_and_its_worktree_is_removed(
     root: Path, api: Api
 ) -> None:
     process = start_faulty(root, api, "none", "before", "--push", "origin")
@@ -182,7 +182,7 @@ def test_a_kill_in_a_stage_leaves_the_champion_and_its_worktree_is_pruned(
 
 
 def test_a_remote_whose_git_is_killed_with_its_refs_locked(root: Path, api: Api) -> None:
-    """By a hook of the remote's, which kills what asked it, and then the run."""
+    """A hook of the remote kills the Git that called it, and then the run."""
     hook = root / "remote.git" / "hooks" / "reference-transaction"
     hook.write_text('#!/bin/sh\n[ "$1" = prepared ] && kill -9 $PPID "$(cat "$FAULT_VICTIM")"\n')
     hook.chmod(0o755)
@@ -216,22 +216,22 @@ def test_two_retrainings_at_once_publish_in_turn(root: Path, api: Api) -> None:
     assert model_in(root / "remote.git", root / "storage") == "180"
 
 
-@pytest.mark.parametrize(("theirs", "state"), [("165", "Published"), ("195", "Rejected")])
-def test_who_loses_the_race_is_judged_again_on_the_winner(
-    root: Path, api: Api, theirs: str, state: str
+@pytest.mark.parametrize(("other", "state"), [("165", "Published"), ("195", "Rejected")])
+def test_the_loser_of_a_race_is_judged_again_against_the_winner(
+    root: Path, api: Api, other: str, state: str
 ) -> None:
     """Between this run's judgement and its push, another clone publishes."""
     execute(root, "git", "clone", "--quiet", "--branch", "main", "remote.git", "other")
-    retraining = f"-m pipeline retrain --set train.skill={theirs} --push origin"
-    other = f"cd '{root / 'other'}' && '{sys.executable}' {retraining}"
-    once = f"[ -e '{root / 'once'}' ] || {{ touch '{root / 'once'}'; {other}; }}"
+    retraining = f"-m pipeline retrain --set train.skill={other} --push origin"
+    command = f"cd '{root / 'other'}' && '{sys.executable}' {retraining}"
+    once = f"[ -e '{root / 'once'}' ] || {{ touch '{root / 'once'}'; {command}; }}"
     process = start_faulty(root, api, "push", "wait", "--push", "origin", FAULT_MEANWHILE=once)
     output, _ = process.communicate()
     assert process.returncode == 0, output
     assert "champion was moved on origin by somebody else; judging again" in output
-    assert f"against the champion's {int(theirs) / 2:.2f}%" in output
+    assert f"against the champion's {int(other) / 2:.2f}%" in output
     assert state in {run["state"]["name"] for run in api.runs()}
-    winner = NEW if state == "Published" else theirs
+    winner = NEW if state == "Published" else other
     assert model_in(root / "remote.git", root / "storage") == winner
     assert execute(root / "remote.git", "git", "rev-list", "--merges", "champion") == ""
     assert execute(root / "checkout", "git", "rev-parse", "champion") == execute(
@@ -240,9 +240,7 @@ def test_who_loses_the_race_is_judged_again_on_the_winner(
 
 
 def test_a_person_works_on_while_it_retrains(root: Path, api: Api) -> None:
-    """Edits, stages, commits and switches branches; nothing of theirs changes, and nothing of it is
-    in the model.
-    """
+    """Edits, staged files, commits and a new branch stay, and none of them is in the model."""
     folder = root / "checkout"
     go = root / "go"
     slow = f"import time\nwhile not Path({str(go)!r}).exists(): time.sleep(0.05)\n"
@@ -259,12 +257,12 @@ def test_a_person_works_on_while_it_retrains(root: Path, api: Api) -> None:
     (folder / "evaluate.py").write_text("half an edit")
     execute(folder, "git", "add", "evaluate.py")
     (folder / "notes").write_text("unstaged")
-    before = {path: path.read_bytes() for path in persons_files(folder)}
+    before = {path: path.read_bytes() for path in files_of_a_person(folder)}
     go.touch()
     output, _ = process.communicate()
     assert process.returncode == 0, output
     assert "Published" in output
-    assert {path: path.read_bytes() for path in persons_files(folder)} == before
+    assert {path: path.read_bytes() for path in files_of_a_person(folder)} == before
     assert model_in(root / "remote.git", root / "storage") == NEW
     assert f"Retrained-from: {source}" in execute(
         folder, "git", "log", "-1", "--format=%B", "champion"
@@ -272,27 +270,23 @@ def test_a_person_works_on_while_it_retrains(root: Path, api: Api) -> None:
     assert execute(folder, "git", "diff", "--name-only", source, "champion", "--", "*.py") == ""
 
 
-def persons_files(folder: Path) -> list[Path]:
-    """All but DVC's notes, and of Git's own what is the person's: what is checked out, staged and
-    theirs by branch.
-    """
-    theirs = [
+def files_of_a_person(folder: Path) -> list[Path]:
+    """Return the files outside .git and .dvc, and Git's files about its index and branches."""
+    files = [
         path
         for path in folder.rglob("*")
         if not {".git", ".dvc"} & set(path.relative_to(folder).parts)
     ]
-    gits = [
+    of_git = [
         folder / ".git" / name
         for name in ("HEAD", "index", "config", "refs/heads/main", "refs/heads/feature")
     ]
-    return [path for path in [*theirs, *gits] if path.is_file()]
+    return [path for path in [*files, *of_git] if path.is_file()]
 
 
 @pytest.fixture
 def ssh(tmp_path: Path) -> Iterator[tuple[int, str]]:
-    """A server of SSH on loopback with a key of its own: its port, and the command that logs in
-    there.
-    """
+    """Start an SSH server on loopback; yield its port and the command that logs in there."""
     server = shutil.which("sshd", path=f"{os.environ['PATH']}:/usr/sbin")
     if not server:
         pytest.skip("there is no sshd here; Debian's is in the package openssh-server")
@@ -334,9 +328,7 @@ def is_open(port: int) -> bool:
 def test_a_remote_over_ssh(
     root: Path, api: Api, ssh: tuple[int, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It publishes there; killed in its push, nothing of it is left, and the next run ends
-    right.
-    """
+    """A run that is killed in its push leaves no process, and the next run publishes."""
     port, command = ssh
     monkeypatch.setenv("GIT_SSH_COMMAND", command)
     url = f"ssh://{getpass.getuser()}@127.0.0.1:{port}{root / 'remote.git'}"
@@ -361,12 +353,8 @@ def test_a_remote_over_ssh(
     assert_that_all_is_well(root, NEW)
 
 
-def test_a_killed_training_is_gone_on_with_and_its_model_verified(
-    repository: Path, api: Api
-) -> None:
-    """Real digits: the next run resumes from the checkpoint that the killed one left in its
-    worktree.
-    """
+def test_a_killed_training_is_resumed_and_its_model_verified(repository: Path, api: Api) -> None:
+    """On real digits: the killed run has left its checkpoint in its worktree."""
     command = ("retrain", "--set", "train.epochs=5", "--publish", "champion")
     process = start_pipeline(repository, api.url, *command)
     wait_until(

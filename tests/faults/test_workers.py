@@ -1,4 +1,4 @@
-"""Sweeps that lose what they run on: real digits, real processes, real Git and DVC remotes."""
+"""Sweeps that lose a worker or are killed: real digits, real Git and DVC remotes."""
 
 import itertools
 import json
@@ -32,7 +32,7 @@ EIGHT = [
 
 @pytest.fixture
 def pushed(repository: Path, tmp_path: Path) -> Path:
-    """The repository, its commit on a Git remote and its data on a DVC remote."""
+    """Return a repository whose commit is on a Git remote and whose data is on a DVC remote."""
     execute(tmp_path, "git", "init", "--quiet", "--bare", "git")
     execute(repository, "git", "remote", "add", "origin", str(tmp_path / "git"))
     execute(repository, "dvc", "remote", "add", "--default", "store", str(tmp_path / "store"))
@@ -44,8 +44,9 @@ def pushed(repository: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def cluster(tmp_path: Path) -> "Iterator[tuple[str, list[subprocess.Popen[bytes]]]]":
-    """A Dask scheduler's address and its two workers, each in a folder of its own as on a machine
-    of its own.
+    """Yield the address of a Dask scheduler, and its two workers.
+
+    Each worker has a folder of its own, as on a machine of its own.
     """
     note = tmp_path / "scheduler.json"
     options = ["--host", "127.0.0.1", "--no-dashboard", "--scheduler-file", str(note)]
@@ -62,7 +63,7 @@ def cluster(tmp_path: Path) -> "Iterator[tuple[str, list[subprocess.Popen[bytes]
         process.wait()
 
 
-def test_of_two_dask_workers_one_is_killed_and_all_eight_results_arrive(
+def test_all_results_arrive_if_one_of_two_dask_workers_is_killed(
     pushed: Path, cluster: "tuple[str, list[subprocess.Popen[bytes]]]", api: Api, tmp_path: Path
 ) -> None:
     address, (victim, _) = cluster
@@ -102,9 +103,7 @@ def test_of_two_dask_workers_one_is_killed_and_all_eight_results_arrive(
     )
 
 
-def test_a_sweep_that_is_killed_goes_on_where_it_was_and_publishes_the_best(
-    repository: Path, api: Api
-) -> None:
+def test_a_killed_sweep_is_resumed_and_publishes_the_best(repository: Path, api: Api) -> None:
     command = ["sweep", *EIGHT[:2], "--set", "train.batch_size=16,64", "--publish", "champion"]
     first = start_pipeline(repository, api.url, *command)
     done = {"parent_task_run_id": {"is_null_": False}, "state": {"type": {"any_": ["COMPLETED"]}}}
