@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from time import perf_counter
 
@@ -79,8 +80,8 @@ def main() -> None:
         module = f"pipeline.stages.{stage}"
         compare(
             f"{stage} / its imports",
-            lambda module=module: seconds(here, "python", "-m", module),  # type: ignore[misc]
-            lambda module=module: seconds(here, "python", "-c", f"import {module}"),  # type: ignore[misc]
+            partial(seconds, here, "python", "-m", module),
+            partial(seconds, here, "python", "-c", f"import {module}"),
         )
         print(
             f"{stage}: {peak_memory(here, 'python', '-m', module) / 2**20:.0f} MiB of memory at"

@@ -64,7 +64,8 @@ def load_checkpoint(path: Path) -> Checkpoint | None:
     """Return None if there is no checkpoint, or, with a warning, if it is damaged."""
     try:
         with safe_open(path, framework="pt") as file:
-            tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118 - not a dict
+            names = file.keys()
+            tensors = {name: file.get_tensor(name).clone() for name in names}
             metadata = json.loads(file.metadata()[METADATA_KEY])
         if metadata["sha256"] != digest(tensors, metadata["values"]):
             raise ValueError("its checksum is wrong")

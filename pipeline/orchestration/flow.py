@@ -34,7 +34,11 @@ from pipeline.repository.plan import Action, PlannedStage, plan
 from pipeline.repository.processes import RunCancelledError, current_scope
 
 
-@flow(name="mnist", task_runner=ThreadPoolTaskRunner(), persist_result=False)  # type: ignore[arg-type]
+@flow(
+    name="mnist",
+    task_runner=ThreadPoolTaskRunner(),  # type: ignore[arg-type]
+    persist_result=False,
+)
 def run_graph(
     stages: list[str] | None = None,
     force: bool = False,

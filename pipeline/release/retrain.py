@@ -47,7 +47,11 @@ class RetrainOutcome(StrEnum):
     REJECTED = "Rejected"
 
 
-@flow(name="mnist-retrain", task_runner=ThreadPoolTaskRunner(), persist_result=False)  # type: ignore[arg-type]
+@flow(
+    name="mnist-retrain",
+    task_runner=ThreadPoolTaskRunner(),  # type: ignore[arg-type]
+    persist_result=False,
+)
 def retrain(
     rev: str = "HEAD",
     changes: Changes | None = None,

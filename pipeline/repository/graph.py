@@ -5,7 +5,6 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from graphlib import TopologicalSorter
-from pathlib import Path
 from typing import Any
 
 from pipeline.errors import PipelineError
@@ -20,15 +19,14 @@ class WorkspaceStatus:
 
     graph: Graph
     stale: dict[str, list[Any]]  # what changed for each stage that is stale
-    cache: Path  # DVC's folder of objects
 
 
 def read_status(dvc: DvcWorker) -> WorkspaceStatus:
     """Ask for the graph and for what is stale; raise PipelineError if DVC refuses the graph."""
     if not (dvc.root / "dvc.yaml").is_file():
         raise PipelineError(f"{dvc.root} holds no dvc.yaml; run from the folder that does")
-    graph, stale = parse_dot(dvc.run("dag", "--dot")), json.loads(dvc.run("status", "--json"))
-    return WorkspaceStatus(graph, stale, Path(dvc.run("cache", "dir").strip()))
+    graph, stale = dvc.run("dag", "--dot"), dvc.run("status", "--json")
+    return WorkspaceStatus(parse_dot(graph), json.loads(stale))
 
 
 def parse_dot(dot: str) -> Graph:

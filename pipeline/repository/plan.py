@@ -38,7 +38,7 @@ def plan(dvc: DvcWorker, graph: Graph, status: WorkspaceStatus) -> list[PlannedS
     if not status.stale:
         return [PlannedStage(stage, Action.SKIP, ("unchanged",)) for stage in graph]
     locked = read_yaml(dvc.root / LOCK).get("stages", {})
-    outcomes, relocked = dry_run(dvc, status.cache)
+    outcomes, relocked = dry_run(dvc)
     planned: dict[str, PlannedStage] = {}
     for stage, needed in graph.items():
         changes = status.stale.get(stage, [])
@@ -59,13 +59,14 @@ def plan(dvc: DvcWorker, graph: Graph, status: WorkspaceStatus) -> list[PlannedS
     return list(planned.values())
 
 
-def dry_run(dvc: DvcWorker, cache: Path) -> tuple[dict[str, Outcome], dict[str, Any]]:
+def dry_run(dvc: DvcWorker) -> tuple[dict[str, Outcome], dict[str, Any]]:
     """Let DVC reproduce a copy of the workspace in which every command fails.
 
     Returns what DVC said of each stage, and the stages of the copy's dvc.lock. What the run cache
     has is restored there, as links, so that the stages after it are decided too. `dvc repro --dry`
     cannot tell: it compares with dvc.lock alone.
     """
+    cache = Path(dvc.run("cache", "dir").strip())
     with tempfile.TemporaryDirectory(prefix="plan-") as name:
         copy = Path(name)
         for path in list_files(dvc.root):

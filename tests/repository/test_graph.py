@@ -19,7 +19,6 @@ def test_the_graph_is_that_of_dvc_yaml(fresh: Path) -> None:
         ("third", {"second"}),
     ]
     assert view.stale == {}
-    assert view.cache == fresh / ".dvc" / "cache"
 
 
 def test_parts_of_a_graph() -> None:

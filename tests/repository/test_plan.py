@@ -93,7 +93,7 @@ def test_a_plan_outside_git_is_refused_in_one_line(tmp_path: Path) -> None:
         DvcWorker(folder) as dvc,
         pytest.raises(PipelineError, match=r"^git ls-files .* failed: not a git repository"),
     ):
-        plan(dvc, {}, WorkspaceStatus({}, {"only": []}, folder))
+        plan(dvc, {}, WorkspaceStatus({}, {"only": []}))
 
 
 def test_a_plan_is_shown_as_lines_and_as_json() -> None:

@@ -51,6 +51,7 @@ if STAGE:
     intercept("unlink", "unlink")
 if STAGE == "pipeline.stages.train":
     update = tqdm.tqdm.update
-    setattr(tqdm.tqdm, "update", count_step)  # noqa: B010 - a type checker minds the plain assignment
+    # a type checker minds the plain assignment
+    setattr(tqdm.tqdm, "update", count_step)  # noqa: B010
 if STAGE and os.environ.get("FAULT_LIMIT") == STAGE:
     resource.setrlimit(resource.RLIMIT_FSIZE, (SMALL, SMALL))
