@@ -228,7 +228,7 @@ GROUPS = {
     },
     "Release and use models": {
         "retrain": Command(
-            "publish what a commit gives, if it is better; touch nothing here",
+            "publish what a commit gives, if it is good enough",
             "retrain --set train.learning_rate=0.002",
             add_retrain_options,
         ),

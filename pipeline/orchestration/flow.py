@@ -1,7 +1,7 @@
 """The graph as a Prefect flow: one task for each DVC stage, named and wired as dvc.yaml has them.
 
 DVC decides what runs, so Prefect's result cache is off. A task ends Completed (it ran), Restored
-(from the run cache), Skipped (unchanged) or Failed, with the reason as its message.
+(from the run cache), Skipped (unchanged), Failed or Cancelled, with the reason as its message.
 """
 
 from pathlib import Path
@@ -27,7 +27,7 @@ from pipeline.orchestration.lifecycle import (
     workspace_lock,
 )
 from pipeline.repository.dvc_files import read_declaration, read_settings
-from pipeline.repository.dvc_output import SIGNAL_BASE, Outcome, StageError
+from pipeline.repository.dvc_output import Outcome, StageError
 from pipeline.repository.dvc_worker import DvcWorkerPool
 from pipeline.repository.graph import Graph, read_status, upstream
 from pipeline.repository.plan import Action, PlannedStage, plan
@@ -96,6 +96,7 @@ def run_tasks(
 ) -> dict[str, State[Any]]:
     """Run the stages as tasks; return the state in which each ended."""
     futures = submit_tasks(context, graph, planned, force)
+    # Metrics are shown as soon as they are there, while the stages after them are at work.
     measuring = [
         future
         for stage, future in futures.items()
@@ -105,7 +106,7 @@ def run_tasks(
     is_changed = any(stage.action is not Action.SKIP for stage in planned)
     if is_changed and not current_scope().is_cancelled:
         with context.pool.worker() as dvc:
-            publish_results(dvc)  # while the stages after them are at work
+            publish_results(dvc)
     wait(list(futures.values()))
     return {stage: future.state for stage, future in futures.items()}
 
@@ -137,11 +138,15 @@ def submit_tasks(
 
 
 def is_worth_retrying(task: Task[..., Any], run: TaskRun, state: State[Any]) -> bool:
-    """Again if no source answered; once more if a signal ended it, as when memory runs out."""
+    """Whether to run a stage again.
+
+    Again and again if no source of data answered; once more if a signal ended it, as when memory
+    runs out.
+    """
     error = state.data
     if not isinstance(error, StageError):
         return False
-    return error.code == FetchError.exit_code or (error.code > SIGNAL_BASE and run.run_count == 1)
+    return error.code == FetchError.exit_code or (error.signal is not None and run.run_count == 1)
 
 
 @task(

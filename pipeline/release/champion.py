@@ -3,8 +3,8 @@
 A run that publishes holds `publish_lock`, so it is the only one in this repository. Other
 repositories may publish to the same Git remote at the same time. Its steps, in this order:
 
-1. `reconcile` completes what an earlier run left. After it the branch and the tags are whole, and
-   the same here and on the Git remote.
+1. `reconcile` completes what an earlier run left, here and then on the Git remote, with a journal
+   as in steps 5 to 8. After it the branch and the tags are whole, and the same in both places.
 2. `make_commit` writes the new commit, without a checkout. No ref names it yet.
 3. `push_data` copies the commit's data to DVC's remote, if there is one.
 4. `missing_tags` writes the objects of two tags, for the version and for the stage `prod`. No ref
@@ -132,8 +132,11 @@ def reconcile(target: Target) -> str | None:
         return None
     missing = missing_tags(target.root, target.artifact, tip)
     update = RefUpdate(here, there, wanted=here | target.branch_at(tip) | missing)
-    update_refs(target, update)
-    push_refs(target, update)
+    if changes := update.changes_here | update.changes_there:
+        write_journal(target, changes)
+        update_refs(target, update)
+        push_refs(target, update)
+        remove_journal(target)
     return tip
 
 

@@ -73,7 +73,11 @@ def judge(gate: GateParams, candidate: Evaluation, champion: Evaluation | None) 
         old = champion.metrics.get(gate.metric)
         comparison = compare(candidate.predictions, champion.predictions)
     rejection = rejection_reason(gate, new, old, comparison)
-    reason = rejection or acceptance_reason(gate, new, old, comparison)
+    if champion and old is None:
+        acceptance = f"{gate.metric} {new:.2%}, and the champion has no {gate.metric}"
+    else:
+        acceptance = acceptance_reason(gate, new, old, comparison)
+    reason = rejection or acceptance
     return Verdict(not rejection, reason, gate, new, old, comparison)
 
 

@@ -1,4 +1,4 @@
-"""Retraining as a transaction: a better model is published, or nothing happens.
+"""Retraining as a transaction: a model that passes the gate is published, or no branch moves.
 
 A commit's graph is brought up to date in a worktree. What it gives is judged against the champion
 and replaces it, or not. The run ends Published, Unchanged or Rejected. All three are of Prefect's
@@ -59,7 +59,7 @@ def retrain(
     remote: str | None = None,
     skip_ci: bool = True,
 ) -> State[Any]:
-    """Publish what a commit gives, if it is better than the champion; leave this folder alone.
+    """Publish what a commit gives, if it passes the gate; leave this folder alone.
 
     Args:
         rev: the commit whose code and parameters are taken
@@ -78,7 +78,7 @@ def retrain_commit(
     remote: str | None,
     skip_ci: bool,
 ) -> State[Any]:
-    """Make the candidate and publish it if it is better; return the state of the run."""
+    """Make the candidate and publish it if it passes the gate; return the state of the run."""
     root = Path.cwd()
     commit = resolve_commit(root, rev)
     target = Target(root, read_model_name(root, commit), branch, remote)
@@ -88,10 +88,10 @@ def retrain_commit(
     run, candidate = run_isolated(root, commit, changes)
     if candidate is None:
         return run.state
-    return publish_if_better(target, candidate, skip_ci)
+    return publish_if_accepted(target, candidate, skip_ci)
 
 
-def publish_if_better(target: Target, candidate: Candidate, skip_ci: bool) -> State[Any]:
+def publish_if_accepted(target: Target, candidate: Candidate, skip_ci: bool) -> State[Any]:
     """Judge a candidate and publish it; judge it again if another run publishes meanwhile."""
     for _ in range(PUBLISH_ATTEMPTS):
         try:

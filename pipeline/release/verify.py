@@ -7,7 +7,6 @@ are only read.
 
 import hashlib
 import json
-import re
 import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
@@ -24,6 +23,7 @@ from pipeline.repository.dvc_files import (
     locked_outputs,
     read_if_present,
 )
+from pipeline.repository.dvc_output import parse_outcomes
 from pipeline.repository.dvc_worker import DvcWorker
 from pipeline.repository.git import resolve_commit
 from pipeline.repository.processes import subprocess_environment
@@ -140,7 +140,7 @@ def reproduce_all(tree: Path) -> None:
     with DvcWorker(tree, subprocess_environment(clean=True)) as dvc:
         answer = dvc.request("repro", "--force", "--no-run-cache", log=log)
     if answer.code:
-        stages = re.findall(r"^Running stage '(.+)':", "\n".join(lines), re.MULTILINE)
+        stages = [stage for stage, _ in parse_outcomes("\n".join(lines))]
         last = lines[-1] if lines else ""
         reason = next((line for line in lines if line.startswith("error: ")), last)
         stage = stages[-1] if stages else "list"

@@ -18,7 +18,8 @@ class StageSettings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore", strict=True, allow_inf_nan=False)
 
     timeout: float | None = Field(default=None, gt=0)  # seconds
-    retries: int = Field(default=3, ge=0, le=50)  # after exit code 75, "try again later"
+    # after exit code 75, "try again later"; after a signal, at most one
+    retries: int = Field(default=3, ge=0, le=50)
     retry_delay: float = Field(default=10, ge=0)  # seconds before the first, doubled for each next
 
 

@@ -1,7 +1,4 @@
-"""What DVC's output means. All of DVC's wording that is relied on stands here.
-
-Tests hold it against the pinned version.
-"""
+"""What DVC's messages mean. Tests hold the wording against the pinned version."""
 
 import re
 import shlex
@@ -25,9 +22,8 @@ class StageError(PipelineError):
     """A stage's command ended with another exit code than 0."""
 
     def __init__(self, stage: str, code: int, lines: Iterable[str]) -> None:
-        self.stage, self.code = stage, code
-        is_signal = code > SIGNAL_BASE
-        how = f"killed by signal {code - SIGNAL_BASE}" if is_signal else f"exit code {code}"
+        self.stage, self.code, self.signal = stage, code, to_signal(code)
+        how = f"killed by signal {self.signal}" if self.signal else f"exit code {code}"
         super().__init__("\n".join([f"{stage} failed: {how}", *lines]))
 
 
@@ -66,8 +62,13 @@ def to_stage_error(stage: str, code: int, lines: Collection[str]) -> PipelineErr
     if failed := re.search(r"failed to run: .+, exited with (-?\d+)$", output, re.MULTILINE):
         code = int(failed[1])
         return StageError(stage, code if code >= 0 else SIGNAL_BASE - code, lines)
-    is_signal = code in range(SIGNAL_BASE + 1, SIGNAL_BASE + 65)
-    return StageError(stage, code if is_signal else 1, lines)
+    return StageError(stage, code if to_signal(code) else 1, lines)
+
+
+def to_signal(code: int) -> int | None:
+    """Return the number of the signal that an exit code tells of, as shells encode it."""
+    number = code - SIGNAL_BASE
+    return number if number in range(1, 65) else None
 
 
 def find_lock_holder(output: str) -> str | None:

@@ -6,7 +6,9 @@ A request is a line of JSON on standard input:
     separate     whether errors are kept apart from the output
     token        ends the answer
 The answer is what DVC, and the stage it runs, print; then the token and a line of JSON with `code`
-and `errors`. Run by its path (dvc_worker.py), because DVC starts slower than it answers.
+and `errors`. DVC takes longer to start than to answer, so one process answers many requests.
+
+dvc_worker.py starts it by its path; it imports nothing of the package.
 """
 
 import json

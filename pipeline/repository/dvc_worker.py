@@ -1,7 +1,7 @@
 """DVC as a process that answers one request after the other.
 
-DVC is driven through its command line (dvc_program.py), with this interpreter's folder first on
-PATH, because it starts slower than it answers.
+The process runs dvc_program.py, which takes requests from its input and gives stages another one.
+DVC takes longer to start than to answer most requests.
 """
 
 import json
@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from threading import Lock, Timer
+from threading import Event, Lock, Timer
 from types import TracebackType
 from typing import NamedTuple
 
@@ -75,12 +75,12 @@ class DvcWorker:
             "token": token,
         }
         process = self._send(json.dumps(content))
-        end = ""
+        last_line = ""  # what follows the token
 
         def until_token() -> Iterator[str]:
-            nonlocal end
+            nonlocal last_line
             for line in process.output:
-                text, found, end = line.partition(token)
+                text, found, last_line = line.partition(token)
                 yield text
                 if found:
                     return
@@ -96,14 +96,13 @@ class DvcWorker:
             process.stop()
             self.close()
             raise
-        if not end:  # it has ended
-            code = self.close()
-            self._raise_if_cancelled()
-            return Answer(code or 1, output, "")
-        if current_scope().is_cancelled:
-            self.close()  # before the supervisor's grace is over
-            self._raise_if_cancelled()
-        return Answer(output=output, **json.loads(end))
+        is_answered = last_line.endswith("\n")  # otherwise the process has died
+        if is_answered and not current_scope().is_cancelled:
+            return Answer(output=output, **json.loads(last_line))
+        # A cancelled DVC that has lost its stage waits for the next request; closed, it ends now.
+        code = self.close()
+        self._raise_if_cancelled()
+        return Answer(code or 1, output, "")
 
     def run(self, *arguments: str) -> str:
         """Return what `dvc ARGUMENTS` prints; raise PipelineError in DVC's words, or BusyError."""
@@ -128,7 +127,8 @@ class DvcWorker:
         works on the stage's files; RunCancelledError.
         """
         tail: deque[str] = deque(maxlen=TAIL_LINES)
-        outcome = Outcome.SKIPPED
+        outcome = Outcome.SKIPPED  # unless DVC says that it ran or restored the stage
+        is_late = Event()
 
         def read(line: str) -> None:
             nonlocal outcome
@@ -136,16 +136,19 @@ class DvcWorker:
             tail.append(line)
             outcome = dict(parse_outcomes(line)).get(stage, outcome)
 
-        timer = Timer(timeout or 0, self.stop)
+        def stop_late() -> None:
+            is_late.set()
+            self.stop()
+
+        timer = Timer(timeout or 0, stop_late)
         if timeout:
             timer.start()
         try:
             options = ["--single-item", *["--force"] * force]
             answer = self.request("repro", *options, stage, log=read)
         finally:
-            is_late = bool(timeout) and not timer.is_alive()
             timer.cancel()
-        if is_late:
+        if is_late.is_set():
             self.close()
             limit = f"{timeout:g} seconds, the meta.timeout of dvc.yaml"
             raise StageTimeoutError(f"{stage} was ended after {limit}")
@@ -159,7 +162,7 @@ class DvcWorker:
             process.stop()
 
     def close(self) -> int:
-        """Wait for the process to end, which it does without requests; return its exit code."""
+        """Close the process's input, on which it ends; return its exit code."""
         process, self._process = self._process, None
         return process.wait() if process else 0
 

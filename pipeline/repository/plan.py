@@ -49,9 +49,11 @@ def plan(dvc: DvcWorker, graph: Graph, status: WorkspaceStatus) -> list[PlannedS
         if outcomes.get(stage) is Outcome.RAN:
             action = Action.RUN
         elif stage in outcomes:
+            # Restored or skipped in the copy, which has no outputs at first. Here it is a restore
+            # only if the lock's entry or the outputs change.
             is_touched = relocked.get(stage) != locked.get(stage) or has_changed_outs(changes)
             action = Action.RESTORE if is_touched else Action.SKIP
-        else:
+        else:  # DVC did not come to it, because a stage that it needs failed in the copy
             action = Action.FOLLOW if acting else Action.RUN
         if acting and action is not Action.SKIP:
             reasons.append(f"follows {', '.join(acting)}")
@@ -62,9 +64,11 @@ def plan(dvc: DvcWorker, graph: Graph, status: WorkspaceStatus) -> list[PlannedS
 def dry_run(dvc: DvcWorker) -> tuple[dict[str, Outcome], dict[str, Any]]:
     """Let DVC reproduce a copy of the workspace in which every command fails.
 
-    Returns what DVC said of each stage, and the stages of the copy's dvc.lock. What the run cache
-    has is restored there, as links, so that the stages after it are decided too. `dvc repro --dry`
-    cannot tell: it compares with dvc.lock alone.
+    DVC runs commands through $SHELL, which is /bin/false here. What the run cache has is restored
+    in the copy, as links, so the stages after it are decided too. `dvc repro --dry` cannot tell:
+    it compares with dvc.lock alone.
+
+    Returns what DVC said of each stage, and the stages of the copy's dvc.lock.
     """
     cache = Path(dvc.run("cache", "dir").strip())
     with tempfile.TemporaryDirectory(prefix="plan-") as name:

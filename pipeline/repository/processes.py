@@ -22,7 +22,8 @@ from pipeline.errors import PipelineError
 
 SUPERVISOR = Path(__file__).with_name("supervisor.py")
 GRACE = 10.0  # seconds between asking processes to end and killing them
-DROPPED_VARIABLES = (  # set by a Git hook or a person, they point away from the folder of a command
+# Set by a Git hook or a person, these point away from the folder that a command works in.
+DROPPED_VARIABLES = (
     "GIT_DIR",
     "GIT_COMMON_DIR",
     "GIT_WORK_TREE",
@@ -31,9 +32,9 @@ DROPPED_VARIABLES = (  # set by a Git hook or a person, they point away from the
     "GIT_ALTERNATE_OBJECT_DIRECTORIES",
     "GIT_NAMESPACE",
     "GIT_PREFIX",
-    "PYTHONSAFEPATH",
+    "PYTHONSAFEPATH",  # `python -m pipeline…` would not find the folder's own code
 )
-FOREIGN_PREFIXES = ("GIT_", "DVC_", "PYTHONPATH", "PYTHONSAFEPATH")
+CONFIGURING_PREFIXES = ("GIT_", "DVC_", "PYTHONPATH")  # dropped, too, for a clean environment
 
 
 class RunCancelledError(PipelineError):
@@ -209,7 +210,7 @@ def subprocess_environment(*, clean: bool = False) -> dict[str, str]:
     nothing that a person has set points Git, DVC or Python elsewhere.
     """
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
-    dropped = FOREIGN_PREFIXES if clean else ()
+    dropped = CONFIGURING_PREFIXES if clean else ()
     kept = {
         name: value
         for name, value in os.environ.items()

@@ -13,7 +13,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 
 import psutil
@@ -24,8 +24,17 @@ def supervise(command: Sequence[str], pipe: int, grace: float) -> int:
     wake = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: wake.set())
     child = subprocess.Popen(command)
-    for ended in (child.wait, lambda: os.read(pipe, 1)):
-        threading.Thread(target=call_then, args=(ended, wake.set), daemon=True).start()
+
+    def wait_for_command() -> None:
+        child.wait()
+        wake.set()
+
+    def wait_for_pipe() -> None:
+        os.read(pipe, 1)  # returns when the last process that can write to it is gone
+        wake.set()
+
+    for waiting in (wait_for_command, wait_for_pipe):
+        threading.Thread(target=waiting, daemon=True).start()
     wake.wait()
     if child.poll() is None:
         for process in group_members():
@@ -40,11 +49,6 @@ def supervise(command: Sequence[str], pipe: int, grace: float) -> int:
         send_signal(process, signal.SIGKILL)
     code = child.wait()
     return code if code >= 0 else 128 - code
-
-
-def call_then(first: Callable[[], object], second: Callable[[], object]) -> None:
-    first()
-    second()
 
 
 def group_members() -> list[psutil.Process]:
