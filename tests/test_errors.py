@@ -1,3 +1,5 @@
+"""Errors and signals: a line and an exit code for each."""
+
 import signal
 import subprocess
 import sys

@@ -1,3 +1,5 @@
+"""Files and folders that are written whole or not at all."""
+
 from pathlib import Path
 
 import pytest

@@ -1,3 +1,5 @@
+"""Parameters: what is valid, and the line that says what is not."""
+
 from pathlib import Path
 from typing import Any
 

@@ -1,6 +1,4 @@
-"""A small DVC workspace of Python scripts, for what is about processes and graphs and not about
-digits.
-"""
+"""A small DVC workspace of Python scripts, for tests of processes and graphs without digits."""
 
 import os
 import subprocess
@@ -33,8 +31,10 @@ def make_workspace(
     before: Mapping[str, list[str]] | None = None,
     **meta: Any,
 ) -> Path:
-    """Stage `name` runs name.py, which must write name.txt, and depends on the name.txt of the
-    stages before it.
+    """Make a workspace with a stage for each script.
+
+    Stage `name` runs name.py, which must write name.txt. It depends on the name.txt of the stages
+    that `before` has for it.
     """
     stages = {
         name: {
@@ -206,8 +206,9 @@ def start_pipeline(
     home: Path | None = None,
     variables: Mapping[str, str] | None = None,
 ) -> "subprocess.Popen[str]":
-    """`python -m pipeline ARGUMENTS` in `folder`, against the Prefect server at `url`, whose data
-    are in `home`.
+    """Start `python -m pipeline ARGUMENTS` in `folder`, against the Prefect server at `url`.
+
+    `home` is the folder where Prefect keeps its data.
     """
     return subprocess.Popen(
         [sys.executable, "-m", "pipeline", *arguments],

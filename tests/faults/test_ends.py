@@ -1,5 +1,6 @@
-"""How flow runs end, in real processes against a real server: what is left behind, and who works
-meanwhile.
+"""How flow runs end, in real processes against a real server.
+
+Also what they leave, and what a run does while somebody else is at work in its folder.
 """
 
 import signal

@@ -35,8 +35,9 @@ OUTPUTS = {  # what each stage makes, the first of those too large for a full di
 
 
 def draw_kills() -> list[str]:
-    """Twenty moments, the same every time: in a step, between a checkpoint's write and its rename,
-    at the end.
+    """Return twenty moments, the same every time.
+
+    In a step, between a checkpoint's write and its rename, and at the end.
     """
     draw = random.Random(4)
     steps = [f"step {draw.randint(1, STEPS)} {draw.uniform(0, 0.03):.4f}" for _ in range(13)]
@@ -147,8 +148,9 @@ def test_sigterm_is_one_line_and_leaves_nothing_half_written(
 def test_a_full_disk_is_one_line_and_leaves_nothing_half_written(
     fresh: Path, reproduced: Path, stage: str
 ) -> None:
-    """No file of the stage may grow over 200 bytes: of what training writes, the learning curve's
-    first line fits.
+    """No file of the stage may grow over 200 bytes.
+
+    Of what training writes, only the first line of the learning curve fits.
     """
     full = repro(fresh, FAULT_LIMIT=f"pipeline.stages.{stage}")
     assert full.returncode != 0

@@ -1,6 +1,4 @@
-"""From nothing to scheduled runs: `serve` with a server of its own, on the sample of real
-digits.
-"""
+"""Scheduled runs from nothing: `serve` with its own server, on the sample of real digits."""
 
 import shutil
 import signal
@@ -39,8 +37,9 @@ MODEL = Path("models/model.safetensors")
 
 
 def test_scheduled_runs_end_to_end(repository: Path, tmp_path: Path) -> None:
-    """All runs, then what a change affects, then its undoing is restored; Ctrl-C leaves nothing
-    behind.
+    """All stages run, then those that a change affects; changed back, they are restored.
+
+    Ctrl-C ends everything.
     """
     shutil.rmtree(repository / ".dvc" / "cache")
     (repository / "dvc.lock").unlink()
@@ -85,7 +84,7 @@ def test_scheduled_runs_end_to_end(repository: Path, tmp_path: Path) -> None:
 
 
 def test_scheduled_retraining_publishes_what_is_new(tmp_path: Path, api: Api) -> None:
-    """The default: a version for each better commit, while the person's checkout stays as it is."""
+    """By default each new commit that passes the gate is a version; the checkout stays as it is."""
     folder = make_model_workspace(tmp_path / "toy")
     shutil.copyfile(ROOT / "automations.json", folder / "automations.json")
     serve = start_pipeline(folder, api.url, "serve", "--interval", "5")
@@ -126,9 +125,7 @@ def test_without_a_server_there_is_one_as_long_as_the_run(
 
 
 def test_a_killed_run_is_marked_crashed_and_frees_the_schedule(tmp_path: Path, api: Api) -> None:
-    """Nothing of it is left but a run that looks alive, until its heartbeats, 30 seconds apart, are
-    missed.
-    """
+    """A killed run looks alive on the server until its heartbeats, 30 seconds apart, are missed."""
     folder = make_workspace(tmp_path / "zombie", {"only": STAY})
     shutil.copyfile(ROOT / "automations.json", folder / "automations.json")
     serve = start_pipeline(folder, api.url, "serve", "run", "--interval", "15")
@@ -151,9 +148,7 @@ def test_a_killed_run_is_marked_crashed_and_frees_the_schedule(tmp_path: Path, a
 
 
 def test_a_worker_does_once_what_was_missed(tmp_path: Path, api: Api) -> None:
-    """The deployment of prefect.yaml, its schedule hurried, in a process pool whose worker comes
-    late.
-    """
+    """The deployment of prefect.yaml with a faster schedule; the worker of its pool starts late."""
     folder = make_model_workspace(tmp_path / "pool")
     (folder / "pipeline").symlink_to(ROOT / "pipeline")
     deployment = (ROOT / "prefect.yaml").read_text(encoding="utf-8")

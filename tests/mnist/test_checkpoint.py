@@ -1,3 +1,5 @@
+"""Checkpoints: what comes back, what is refused, and on what their names depend."""
+
 import json
 import os
 from pathlib import Path

@@ -1,3 +1,5 @@
+"""The device that a stage computes on."""
+
 import pytest
 import torch
 

@@ -1,3 +1,5 @@
+"""Any image in MNIST's form, and what is refused."""
+
 import io
 import zlib
 from functools import cache

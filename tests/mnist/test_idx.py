@@ -1,3 +1,5 @@
+"""IDX files: what is read, and what is refused."""
+
 import resource
 import subprocess
 import sys

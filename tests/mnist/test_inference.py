@@ -1,3 +1,5 @@
+"""Images made ready for the network, and its logits."""
+
 import torch
 
 from pipeline.mnist.inference import EVALUATION_BATCH, TensorDigits, normalize, predict

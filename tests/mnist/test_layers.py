@@ -1,3 +1,5 @@
+"""What each layer makes of an image, and the file that holds it."""
+
 from pathlib import Path
 from typing import Any
 

@@ -1,3 +1,5 @@
+"""The calibration error, on numbers that can be checked by hand."""
+
 import numpy as np
 import pytest
 

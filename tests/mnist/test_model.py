@@ -1,3 +1,5 @@
+"""The network, and the files that hold one."""
+
 import json
 from pathlib import Path
 

@@ -1,3 +1,5 @@
+"""The digit in image files: what is read, and when it is unsure."""
+
 import io
 import json
 import subprocess

@@ -1,3 +1,5 @@
+"""Sources of data, on loopback: good servers and all kinds of bad ones."""
+
 import gzip
 import io
 import subprocess

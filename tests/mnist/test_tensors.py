@@ -1,3 +1,5 @@
+"""Files of tensors: what comes back, their bytes and what is refused."""
+
 import subprocess
 import sys
 from pathlib import Path

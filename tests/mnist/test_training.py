@@ -1,3 +1,5 @@
+"""The training loop: shifts, schedules, equal bits and resuming."""
+
 from pathlib import Path
 from typing import Any
 

@@ -1,5 +1,6 @@
-"""The flow against a real server, on small graphs of real processes: states, order, retries,
-refusals.
+"""The flow against a real server, on small graphs of real processes.
+
+The states of tasks and runs, their order, retries and refusals.
 """
 
 from pathlib import Path

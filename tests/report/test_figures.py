@@ -1,3 +1,5 @@
+"""Charts and images of the report: their bytes, and what they draw."""
+
 import base64
 import io
 import re

@@ -1,3 +1,5 @@
+"""The figures that the page of the report shows."""
+
 from pathlib import Path
 
 import pandas as pd

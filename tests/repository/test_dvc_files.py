@@ -1,4 +1,4 @@
-"""What DVC says, of a real DVC: its wording is the contract that graph.py rests on."""
+"""The `meta` of stages, and the configuration of DVC in a worktree."""
 
 from pathlib import Path
 
@@ -23,9 +23,7 @@ def test_settings_are_the_meta_of_dvc_yaml(tmp_path: Path) -> None:
 
 
 def test_dvc_has_there_the_cache_and_the_remotes_of_the_checkout(tmp_path: Path) -> None:
-    """Their paths are relative in the checkout's configuration, one for all, one for this
-    machine.
-    """
+    """In the checkout one path is configured for all and one for this machine, both relative."""
     folder = make_workspace(tmp_path / "a checkout", {"only": ""})
     execute(folder, "dvc", "remote", "add", "--default", "shared", "../shared")
     execute(folder, "dvc", "remote", "add", "--local", "own", "../own")

@@ -1,4 +1,7 @@
-"""What DVC says, of a real DVC: its wording is the contract that graph.py rests on."""
+"""A real DVC that is asked and runs stages.
+
+Its wording is what dvc_output.py relies on; these tests hold it to the pinned version.
+"""
 
 import json
 import os
@@ -88,9 +91,7 @@ print("by", next(p.pid for p in psutil.Process().parents() if "dvc_program" in s
 
 
 def run_stages(folder: Path, **steps: type[Exception] | None) -> list[str]:
-    """Bring the stages up to date one after the other; return the lines of each, or the message of
-    what is raised.
-    """
+    """Bring the stages up to date in turn; return the lines or the error of each."""
     written = []
     with DvcWorker(folder) as dvc:
         for name, error in steps.items():

@@ -1,4 +1,4 @@
-"""What DVC says, of a real DVC: its wording is the contract that graph.py rests on."""
+"""The graph and what is stale, as a real DVC tells them."""
 
 import re
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What DVC says, of a real DVC: its wording is the contract that graph.py rests on."""
+"""The plan of a workspace, compared with what a real DVC then does."""
 
 import json
 import shutil

@@ -1,6 +1,4 @@
-"""Worktrees in real repositories: what they share, what they leave alone, and what becomes
-of them.
-"""
+"""Worktrees in real repositories: what they share, what they leave alone, how they end."""
 
 import signal
 import subprocess

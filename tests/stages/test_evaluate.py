@@ -1,3 +1,5 @@
+"""The evaluate stage: its metrics, predictions and traces, and what it refuses."""
+
 import json
 from pathlib import Path
 

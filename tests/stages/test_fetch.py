@@ -1,3 +1,5 @@
+"""The fetch stage: what it takes from its sources and what it refuses."""
+
 import gzip
 from collections.abc import Callable
 from pathlib import Path

@@ -1,3 +1,5 @@
+"""The preprocess stage: the splits, their bytes and what it refuses."""
+
 from pathlib import Path
 
 import numpy as np

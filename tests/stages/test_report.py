@@ -1,3 +1,5 @@
+"""The report stage: what the page shows, its bytes and what it refuses."""
+
 import json
 import re
 import subprocess

@@ -1,3 +1,5 @@
+"""The train stage: its files and bytes, and how a killed training resumes."""
+
 import hashlib
 import json
 import os
