@@ -23,7 +23,7 @@ class TensorDigits:
 def load_to_device(path: Path, device: torch.device) -> TensorDigits:
     """Load a tensor file of the preprocess stage. Raises DataError.
 
-    On a CPU the images stay in the file's pages.
+    On a CPU the images are mapped from the file, not copied.
     """
     with open_tensors(path, framework="pt", made_by="preprocess") as file:
         info = read_metadata(file, TensorInfo)

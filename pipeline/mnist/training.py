@@ -1,4 +1,4 @@
-"""The training loop, and the state from which a killed training goes on to the same bits."""
+"""The training loop, and the state from which a killed training resumes to the same result."""
 
 import math
 from collections.abc import Callable, Iterator, Mapping
@@ -17,7 +17,7 @@ from pipeline.mnist.idx import IMAGE_SIZE
 from pipeline.mnist.inference import TensorDigits, normalize, predict
 from pipeline.params import Params
 
-STEPS_PER_REFRESH = 20  # of the progress bar: to read the loss is to wait for a GPU
+STEPS_PER_REFRESH = 20  # of the progress bar; reading the loss more often would slow a GPU
 
 
 class Recipe(Params):
@@ -85,7 +85,7 @@ class TrainingState:
         self.loss_sum = torch.zeros_like(self.loss_sum)
 
     def keep_weights(self) -> None:
-        """Keep a copy of the network's weights as they are now."""
+        """Copy the network's weights, to be the model if no later epoch is better."""
         self.kept_weights = {
             name: weight.clone() for name, weight in self.network.state_dict().items()
         }

@@ -40,16 +40,16 @@ def main() -> None:
     network = CNN(len(train.info.classes)).to(device)
     state = TrainingState.start(network, params, len(train.labels))
     environment = describe_environment(device)
-    path = checkpoint_path(
+    checkpoint = checkpoint_path(
         [TRAIN, VALIDATION],
         params=params.model_dump(exclude={"checkpoint_every"}),
         environment=environment,
     )
 
     def save(state: TrainingState) -> None:
-        save_checkpoint(path, state.to_checkpoint())
+        save_checkpoint(checkpoint, state.to_checkpoint())
 
-    resume(state, path, params.epochs)
+    resume(state, checkpoint, params.epochs)
     every = params.checkpoint_every
     for epoch in fit(state, train, validation, params, save=save, save_every=every):
         if not math.isfinite(epoch.train_loss):
@@ -59,7 +59,7 @@ def main() -> None:
             )
         best = max(row.validation_accuracy for row in state.history)
         if params.keep == "best" and epoch.validation_accuracy == best:
-            state.keep_weights()
+            state.keep_weights()  # before fit saves the state, when it is asked for the next epoch
         write_history(state.history)
         print(
             f"epoch {epoch.epoch}/{params.epochs}: train loss {epoch.train_loss:.4f}, validation"
@@ -69,7 +69,7 @@ def main() -> None:
         )
     save_model(MODEL, state.kept_weights or network.state_dict(), train.info)
     write_receipt(MODEL, environment)
-    path.unlink(missing_ok=True)
+    checkpoint.unlink(missing_ok=True)
 
 
 def resume(state: TrainingState, path: Path, epochs: int) -> None:
