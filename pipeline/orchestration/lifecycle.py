@@ -77,7 +77,7 @@ def watch_for_cancellation(scope: CancelScope) -> None:
     run_id = runtime.flow_run.id
 
     def watch() -> None:
-        time.sleep(CANCEL_POLL)
+        # Opened at once: it is the run's own client, which cannot be opened after the run.
         with get_client(sync_client=True) as client:
             while not scope.is_cancelled:
                 # A server that is away for a while stops nothing, nor does a run that is deleted.
