@@ -4,7 +4,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from contextvars import copy_context
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -75,10 +75,12 @@ def watch_for_cancellation(scope: CancelScope) -> None:
     Prefect's own runner would end this process, but not every run has one.
     """
     run_id = runtime.flow_run.id
+    # Opened here: it is the run's own client, and the thread might come too late to open it.
+    stack = ExitStack()
+    client = stack.enter_context(get_client(sync_client=True))
 
     def watch() -> None:
-        # Opened at once: it is the run's own client, which cannot be opened after the run.
-        with get_client(sync_client=True) as client:
+        with stack:
             while not scope.is_cancelled:
                 # A server that is away for a while stops nothing, nor does a run that is deleted.
                 with suppress(httpx.HTTPError, ObjectNotFound):
