@@ -110,7 +110,7 @@ def judge_and_publish(target: Target, candidate: Candidate, skip_ci: bool) -> St
     tip = reconcile(target)
     if tip and has_same_outputs(target, tip, candidate):
         message = f"{target.branch} has this model already"
-        return Completed(name=RetrainOutcome.UNCHANGED, message=message)
+        return Completed(name=RetrainOutcome.UNCHANGED.value, message=message)
     champion = read_evaluation(target, tip) if tip else None
     verdict = judge(candidate.gate, candidate.evaluation, champion)
     if not verdict.passed:
@@ -160,4 +160,4 @@ def report_verdict(
         temporary.write_text(text, encoding="utf-8")
     get_run_logger().info("the verdict: %s", path)
     prefix = f"{version}: " if version else ""
-    return Completed(name=outcome, message=f"{prefix}{verdict.reason}")
+    return Completed(name=outcome.value, message=f"{prefix}{verdict.reason}")
