@@ -172,11 +172,12 @@ def test_a_worker_does_once_what_was_missed(tmp_path: Path, api: Api) -> None:
         ["prefect", "worker", "start", "--pool", "mnist"], cwd=folder, env=variables
     )
     done = api.run_named("Published")
-    worker.send_signal(signal.SIGINT)
-    worker.wait()
     expected = {"train": "Completed", "evaluate": "Completed"}
     assert api.states(done, expected) == expected
+    # before the worker ends: it would kill the run's process, which sends its log every 2 seconds
     assert "> python train.py" in api.logs(done, containing="> python train.py")
+    worker.send_signal(signal.SIGINT)
+    worker.wait()
     others = {run["id"] for run in late} - {done["id"]}
     assert {run["state"]["type"] for run in api.runs(id={"any_": sorted(others)})} == {"CANCELLED"}
 
