@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from threading import Event, Lock, Timer
-from types import TracebackType
 from typing import NamedTuple
 
 from pipeline.errors import PipelineError
@@ -186,12 +185,7 @@ class DvcWorker:
     def __enter__(self) -> "DvcWorker":
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()
 
 
@@ -219,12 +213,7 @@ class DvcWorkerPool:
     def __enter__(self) -> "DvcWorkerPool":
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         with self._lock:
             workers, self._idle = self._idle, []
         for worker in workers:

@@ -15,7 +15,6 @@ from contextvars import ContextVar
 from functools import cache
 from io import TextIOWrapper
 from pathlib import Path
-from types import TracebackType
 from typing import IO
 
 from pipeline.errors import PipelineError
@@ -87,12 +86,7 @@ class CancelScope:
         self._token = _current.set(self)
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         _current.reset(self._token)
         self.cancel()
         if self._parent:
