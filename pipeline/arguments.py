@@ -75,13 +75,27 @@ def positive(text: str) -> int:
 
 
 def add_plan_options(parser: Parser) -> None:
+    add_stages_option(parser)
     add_json_option(parser, "a list of stage, action and reasons")
 
 
-def add_run_options(parser: Parser) -> None:
+def add_stages_option(parser: Parser) -> None:
     parser.add_argument(
-        "stages", nargs="*", metavar="STAGE", help="run these and what they need (default: all)"
+        "stages",
+        nargs="*",
+        metavar="STAGE",
+        help="these and what they need (default: those of this folder's dvc.yaml)",
     )
+    parser.add_argument(
+        "-P",
+        "--all-pipelines",
+        action="store_true",
+        help="the stages of every dvc.yaml and .dvc file of the repository",
+    )
+
+
+def add_run_options(parser: Parser) -> None:
+    add_stages_option(parser)
     parser.add_argument("--force", action="store_true", help="run them even if nothing changed")
     parser.add_argument(
         "--when-busy",

@@ -43,12 +43,12 @@ def spare_garbage_collection() -> None:
 
 def show_plan(arguments: Namespace) -> None:
     from pipeline.repository.dvc_worker import DvcWorker
-    from pipeline.repository.graph import read_status
+    from pipeline.repository.graph import Targets, read_graph
     from pipeline.repository.plan import describe, plan, to_json
 
+    targets = Targets(tuple(arguments.stages), arguments.all_pipelines)
     with DvcWorker(Path.cwd()) as dvc:
-        status = read_status(dvc)
-        stages = plan(dvc, status.graph, status)
+        stages = plan(dvc, read_graph(dvc, targets), targets)
     print(to_json(stages) if arguments.json else describe(stages))
 
 
@@ -61,6 +61,7 @@ def run_stages(arguments: Namespace) -> None:
         arguments.force,
         arguments.when_busy,
         arguments.wait_seconds,
+        arguments.all_pipelines,
     )
 
 

@@ -35,7 +35,7 @@ SAMPLE = "-S fetch.dataset=sample -S fetch.directory=tests/data -S preprocess.va
 # Each with a part of what it prints, here and on its page
 RUN = {
     "mnist predict docs/five.jpg reports/mistakes.png README.md": UNREADABLE,
-    "mnist plan": "preprocess  skip     unchanged",
+    "mnist plan": "preprocess  skip      unchanged",
     "mnist models": "",
     "dvc repro": "Stage 'preprocess' didn't change, skipping",
     "dvc repro fetch": "'fetch'",

@@ -9,8 +9,8 @@ from prefect import get_run_logger
 from prefect.artifacts import create_link_artifact, create_table_artifact
 
 from pipeline.errors import PipelineError
-from pipeline.repository.dvc_files import LOCK, locked_outputs, read_if_present
 from pipeline.repository.dvc_worker import DvcWorker, run_consistently
+from pipeline.repository.graph import Graph
 from pipeline.repository.plan import PlannedStage
 
 
@@ -22,11 +22,12 @@ def publish_plan(planned: list[PlannedStage]) -> None:
     create_table_artifact(rows, key="plan", description="What had to be done, and why")
 
 
-def publish_results(dvc: DvcWorker) -> None:
+def publish_results(dvc: DvcWorker, graph: Graph) -> None:
     """Show metrics and parameters with their change since the last commit."""
     requests = (("metrics", "diff", "--all", "--json"), ("params", "diff", "--json"))
+    locks = {stage.lock for stage in graph.values()}
     try:
-        metrics, params = map(json.loads, run_consistently(dvc, *requests))
+        metrics, params = map(json.loads, run_consistently(dvc, *requests, locks=locks))
     except PipelineError as error:  # no reason to stop the stages that are at work
         get_run_logger().warning("no metrics on this page: %s", error)
         return
@@ -61,13 +62,14 @@ def rounded_difference(change: dict[str, Any]) -> float | None:
     return float(f"{change['diff']:.6g}") if "diff" in change else None
 
 
-def publish_pages(root: Path) -> None:
+def publish_pages(root: Path, graph: Graph) -> None:
     """Show the address of every HTML page among the outputs; its key is the stage's name.
 
     The address is text, because no browser follows a link from a server's page to a file.
     """
     keys: set[str] = set()
-    for stage, path, _ in locked_outputs(read_if_present(root / LOCK)):
+    outs = [(stage.name, path) for stage in graph.values() for path in stage.outs]
+    for stage, path in outs:
         if path.endswith(".html") and (root / path).is_file():
             name = stage if stage not in keys else f"{stage}-{Path(path).stem}"
             keys.add(name)

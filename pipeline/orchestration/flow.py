@@ -1,7 +1,8 @@
 """The graph as a Prefect flow: one task for each DVC stage, named and wired as dvc.yaml has them.
 
 DVC decides what runs, so Prefect's result cache is off. A task ends Completed (it ran), Restored
-(from the run cache), Skipped (unchanged), Failed or Cancelled, with the reason as its message.
+(from the run cache), Recorded (data changed by hand), Skipped (unchanged), Failed, Cancelled, or as
+REFUSED says, with the reason as its message.
 """
 
 from pathlib import Path
@@ -26,12 +27,14 @@ from pipeline.orchestration.lifecycle import (
     wait_while_busy,
     workspace_lock,
 )
-from pipeline.repository.dvc_files import read_declaration, read_settings
 from pipeline.repository.dvc_output import Outcome, StageError
 from pipeline.repository.dvc_worker import DvcWorkerPool
-from pipeline.repository.graph import Graph, read_status, upstream
-from pipeline.repository.plan import Action, PlannedStage, plan
+from pipeline.repository.graph import Graph, Targets, read_graph
+from pipeline.repository.plan import Action, PlannedStage, plan, plan_forced
 from pipeline.repository.processes import RunCancelledError, current_scope
+
+# The states of what DVC would refuse
+REFUSED = {Action.CHECKOUT: "NotCheckedOut", Action.PULL: "NotPulled", Action.FAIL: "Refused"}
 
 
 @flow(
@@ -44,20 +47,23 @@ def run_graph(
     force: bool = False,
     when_busy: WhenBusy = "wait",
     wait_seconds: Annotated[float, Field(ge=0)] = 3600,
+    all_pipelines: bool = False,
 ) -> State[Any]:
-    """Bring the stages (all, or those named with what they need) up to date in the current folder.
+    """Bring stages up to date in the current folder, as `dvc repro` with the same targets does.
 
     Args:
-        stages: the last stages wanted; all of dvc.yaml if none is named
+        stages: the last stages wanted; those of the folder's dvc.yaml if none is named
         force: run them even if nothing changed
         when_busy: wait for, or leave the work to, whoever is at work in this folder
         wait_seconds: how long to wait
+        all_pipelines: take every dvc.yaml and .dvc file of the repository
     """
-    return run_as_flow(lambda: reproduce_graph(stages, force, when_busy, wait_seconds))
+    targets = Targets(tuple(stages or ()), all_pipelines)
+    return run_as_flow(lambda: reproduce_graph(targets, force, when_busy, wait_seconds))
 
 
 def reproduce_graph(
-    stages: list[str] | None,
+    targets: Targets,
     force: bool,
     when_busy: WhenBusy,
     wait_seconds: float,
@@ -66,26 +72,23 @@ def reproduce_graph(
     with DvcWorkerPool(Path.cwd()) as pool:
         context = RunContext(pool.root, pool, when_busy, wait_seconds)
         with workspace_lock(context):
-            graph, planned = wait_while_busy(context, lambda: plan_graph(pool, stages, force))
+            graph, planned = wait_while_busy(context, lambda: plan_graph(pool, targets, force))
             publish_plan(planned)
             states = run_tasks(context, graph, planned, force)
             if any(state.name in (Outcome.RAN, Outcome.RESTORED) for state in states.values()):
-                publish_pages(context.root)
+                publish_pages(context.root, graph)
     return summarize_states(states)
 
 
 def plan_graph(
     pool: DvcWorkerPool,
-    stages: list[str] | None,
+    targets: Targets,
     force: bool,
 ) -> tuple[Graph, list[PlannedStage]]:
-    """Return the graph up to `stages`, and what is to be done to each stage of it."""
+    """Return the graph up to the targets, and what is to be done to each stage of it."""
     with pool.worker() as dvc:
-        status = read_status(dvc)
-        graph = upstream(status.graph, stages or status.graph)
-        if force:
-            return graph, [PlannedStage(stage, Action.RUN, ("forced",)) for stage in graph]
-        return graph, plan(dvc, graph, status)
+        graph = read_graph(dvc, targets)
+        return graph, plan_forced(graph) if force else plan(dvc, graph, targets)
 
 
 def run_tasks(
@@ -97,16 +100,12 @@ def run_tasks(
     """Run the stages as tasks; return the state in which each ended."""
     futures = submit_tasks(context, graph, planned, force)
     # Metrics are shown as soon as they are there, while the stages after them are at work.
-    measuring = [
-        future
-        for stage, future in futures.items()
-        if "metrics" in read_declaration(context.root, stage)
-    ]
+    measuring = [future for stage, future in futures.items() if graph[stage].has_metrics]
     wait(measuring or list(futures.values()))
     is_changed = any(stage.action is not Action.SKIP for stage in planned)
     if is_changed and not current_scope().is_cancelled:
         with context.pool.worker() as dvc:
-            publish_results(dvc)
+            publish_results(dvc, graph)
     wait(list(futures.values()))
     return {stage: future.state for stage, future in futures.items()}
 
@@ -120,7 +119,7 @@ def submit_tasks(
     """Submit a task for each stage, to run after the tasks of the stages it needs."""
     futures: dict[str, PrefectFuture[Any]] = {}
     for stage in planned:
-        settings = read_settings(context.root, stage.name)
+        settings = graph[stage.name].settings
         futures[stage.name] = run_stage.with_options(
             name=stage.name,
             task_run_name=stage.name,
@@ -131,7 +130,7 @@ def submit_tasks(
             stage,
             force,
             settings.timeout,
-            wait_for=[futures[name] for name in graph[stage.name]],
+            wait_for=[futures[name] for name in graph[stage.name].needs],
             return_state=False,
         )
     return futures
@@ -173,7 +172,11 @@ def run_stage(
                 lambda: dvc.reproduce(stage.name, log, force=force, timeout=timeout),
             )
     except PipelineError as error:
-        return to_final_state(error)
+        state = to_final_state(error)
+        if state.is_failed() and stage.action in REFUSED:
+            message = f"{stage.name} failed: {reason}"
+            return Failed(name=REFUSED[stage.action], message=message, data=error)
+        return state
     return Completed(name=outcome, message="unchanged" if outcome is Outcome.SKIPPED else reason)
 
 

@@ -30,7 +30,7 @@ from pipeline.release.versions import read_metrics
 from pipeline.repository.dvc_files import LOCK, configure_dvc, read_if_present, read_yaml
 from pipeline.repository.dvc_worker import DvcWorkerPool
 from pipeline.repository.git import git
-from pipeline.repository.graph import read_status, upstream
+from pipeline.repository.graph import Targets, read_graph
 from pipeline.repository.plan import PlannedStage, plan
 from pipeline.repository.worktree import share_checkpoints, worktree
 
@@ -86,11 +86,11 @@ def run_stages(tree: Path, stages: list[str] | None) -> GraphRun:
     with DvcWorkerPool(tree) as pool:
         with pool.worker() as dvc:
             dvc.run("checkout", "--quiet", "--allow-missing")
-            status = read_status(dvc)
-            graph = upstream(status.graph, stages or status.graph)
+            targets = Targets(tuple(stages or ()))
+            graph = read_graph(dvc, targets)
             # A stage that is up to date has run with its parameters before.
-            validate_params(tree, status.stale.keys() & graph.keys())
-            planned = plan(dvc, graph, status)
+            validate_params(tree, [stage.name for stage in graph.values() if stage.changes])
+            planned = plan(dvc, graph, targets)
         publish_plan(planned)
         states = run_tasks(RunContext(tree, pool, "wait", 0), graph, planned, force=False)
     return GraphRun(planned, states, summarize_states(states))

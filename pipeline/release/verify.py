@@ -7,6 +7,7 @@ are only read.
 
 import hashlib
 import json
+import re
 import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
@@ -16,16 +17,11 @@ from typing import Any
 from pipeline.errors import PipelineError
 from pipeline.release.overrides import link_data_source
 from pipeline.release.receipts import Environment, read_receipts
-from pipeline.repository.dvc_files import (
-    LOCK,
-    LockedOutput,
-    configure_dvc,
-    locked_outputs,
-    read_if_present,
-)
-from pipeline.repository.dvc_output import parse_outcomes
+from pipeline.repository.dvc_files import LockedOutput, configure_dvc, read_if_present
+from pipeline.repository.dvc_output import error_reason
 from pipeline.repository.dvc_worker import DvcWorker
 from pipeline.repository.git import resolve_commit
+from pipeline.repository.graph import Graph, Targets, read_graph
 from pipeline.repository.processes import subprocess_environment
 from pipeline.repository.worktree import worktree
 
@@ -90,19 +86,22 @@ def verify(root: Path, rev: str) -> Verification:
     """Run a commit again and compare; raise PipelineError if it cannot be run."""
     commit = resolve_commit(root, rev)
     with worktree(root, commit, "verify") as (tree, scratch):
-        locked = locked_outputs(read_if_present(tree / LOCK))
+        configure_dvc(tree, scratch, inherit=root)
+        graph = read_everything(tree)
+        locked = recorded_outputs(graph)
         if not locked:
             raise VerifyError(
                 f"{rev} holds no dvc.lock to compare with; run dvc repro and commit it"
             )
         modified = find_modified(tree, locked, "in the commit")
-        modified += find_modified_locally(root, tree, locked)
+        modified += find_modified_locally(root, tree, graph)
         committed = read_receipts(tree)
         known = read_receipts(root) | committed
+        check_out_data(tree, graph)
         configure_dvc(tree, scratch)
         link_data_source(root, tree)
         reproduce_all(tree)
-        found = {out.path: out.md5 for out in locked_outputs(read_if_present(tree / LOCK))}
+        found = {out.path: out.md5 for out in recorded_outputs(read_everything(tree))}
         written = read_receipts(tree)
     outs = [OutputComparison(*out, found.get(out.path)) for out in locked]
     this_machine = first_receipt(written, (out.found for out in outs))
@@ -129,6 +128,40 @@ def first_receipt(
     return next((receipts[md5] for md5 in hashes if md5 and receipts.get(md5)), None)
 
 
+def read_everything(tree: Path) -> Graph:
+    with clean_worker(tree) as dvc:
+        return read_graph(dvc, Targets(all_pipelines=True))
+
+
+def clean_worker(root: Path) -> DvcWorker:
+    return DvcWorker(root, subprocess_environment(clean=True))
+
+
+def recorded_outputs(graph: Graph) -> list[LockedOutput]:
+    """Return every output that DVC has recorded."""
+    return [
+        LockedOutput(stage.name, path, md5)
+        for stage in graph.values()
+        for path, md5 in stage.outs.items()
+        if md5
+    ]
+
+
+def check_out_data(tree: Path, graph: Graph) -> None:
+    """Take from the cache what no command makes; raise VerifyError if it is not there.
+
+    It is the data that .dvc files track, and the outputs of frozen stages.
+    """
+    given = [stage.name for stage in graph.values() if not stage.runs]
+    if not given:
+        return
+    with clean_worker(tree) as dvc:
+        answer = dvc.request("checkout", "--quiet", *given)
+    if answer.code:
+        names = " ".join(given)
+        raise VerifyError(f"data is not in the cache: {names}; get it: dvc fetch {names}")
+
+
 def reproduce_all(tree: Path) -> None:
     """Run every stage, its output to stderr; raise VerifyError if one fails."""
     lines: list[str] = []
@@ -137,14 +170,15 @@ def reproduce_all(tree: Path) -> None:
         print(line, file=sys.stderr, flush=True)
         lines.append(line)
 
-    with DvcWorker(tree, subprocess_environment(clean=True)) as dvc:
-        answer = dvc.request("repro", "--force", "--no-run-cache", log=log)
+    with clean_worker(tree) as dvc:
+        answer = dvc.request("repro", "--all-pipelines", "--force", "--no-run-cache", log=log)
     if answer.code:
-        stages = [stage for stage, _ in parse_outcomes("\n".join(lines))]
-        last = lines[-1] if lines else ""
-        reason = next((line for line in lines if line.startswith("error: ")), last)
-        stage = stages[-1] if stages else "list"
-        raise VerifyError(f"the stage {stage} did not run to its end: {reason}")
+        text = "\n".join(lines)
+        failed = re.search(r"failed to reproduce '(.+?)'", text)
+        reason = re.search(r"^error: .+", text, re.MULTILINE)
+        stage = failed[1] if failed else "list"
+        words = reason[0] if reason else error_reason(text)
+        raise VerifyError(f"the stage {stage} did not run to its end: {words}")
 
 
 def find_modified(folder: Path, locked: list[LockedOutput], where: str) -> list[str]:
@@ -158,11 +192,15 @@ def find_modified(folder: Path, locked: list[LockedOutput], where: str) -> list[
     return modified
 
 
-def find_modified_locally(root: Path, tree: Path, locked: list[LockedOutput]) -> list[str]:
-    """Name what differs in the workspace, if it has the commit's dvc.lock, and in the cache."""
-    has_same_lock = read_if_present(root / LOCK) == read_if_present(tree / LOCK)
-    modified = find_modified(root, locked, "in the workspace") if has_same_lock else []
-    with DvcWorker(root, subprocess_environment(clean=True)) as dvc:
+def find_modified_locally(root: Path, tree: Path, graph: Graph) -> list[str]:
+    """Name what differs in the workspace, if its locks are the commit's, and in the cache."""
+    locked = recorded_outputs(graph)
+    locks = {stage.lock for stage in graph.values()}
+    has_same_locks = all(
+        read_if_present(root / lock) == read_if_present(tree / lock) for lock in locks
+    )
+    modified = find_modified(root, locked, "in the workspace") if has_same_locks else []
+    with clean_worker(root) as dvc:
         cache = Path(dvc.run("cache", "dir").strip()) / "files" / "md5"
     for out in locked:
         for md5 in [out.md5, *folder_entries(cache, out.md5)]:

@@ -23,19 +23,9 @@ class StageSettings(BaseModel):
     retry_delay: float = Field(default=10, ge=0)  # seconds before the first, doubled for each next
 
 
-def read_declaration(root: Path, stage: str) -> dict[str, Any]:
-    """Return the stage as dvc.yaml declares it."""
-    declared: dict[str, Any] = (
-        read_yaml(root / DVC_FILE).get("stages", {}).get(stage.partition("@")[0], {})
-    )
-    each: dict[str, Any] = declared.get("do", declared)  # of a `foreach`
-    return each
-
-
-def read_settings(root: Path, stage: str) -> StageSettings:
-    """Return the stage's `meta` in dvc.yaml; raise ParamsError with every fault found."""
-    declared = read_declaration(root, stage).get("meta", {})
-    return validate(StageSettings, declared, DVC_FILE, f"stages.{stage}.meta")
+def read_settings(meta: Mapping[str, Any], file: str, name: str) -> StageSettings:
+    """Check the `meta` of a stage of `file`; raise ParamsError with every fault found."""
+    return validate(StageSettings, meta, Path(file), f"stages.{name}.meta")
 
 
 def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -78,46 +68,34 @@ def locked_outputs(lock: str | bytes) -> list[LockedOutput]:
     ]
 
 
-def configure_dvc(
-    tree: Path,
-    scratch: Path,
-    *,
-    inherit: Path | None = None,
-    cache: Path | None = None,
-    scm: bool = True,
-) -> None:
-    """Write .dvc/config.local of a temporary workspace.
+def configure_dvc(tree: Path, scratch: Path, *, inherit: Path | None = None) -> None:
+    """Write .dvc/config.local of a worktree.
 
     Args:
-        tree: the workspace
-        scratch: where DVC keeps its notes, and its cache if nothing else is said
+        tree: the worktree
+        scratch: where DVC keeps its notes, and its cache unless it inherits one
         inherit: a checkout whose cache and remotes are used
-        cache: a folder whose objects are linked, never written
-        scm: whether the workspace is a Git checkout
     """
-    core: dict[str, Any] = {"analytics": False, "site_cache_dir": str(scratch / "site")}
-    if inherit:
-        from dvc.config import Config, merge  # takes longer than most of what needs no remotes
+    from dvc.config import Config, merge  # takes longer than most of what needs no remotes
 
-        (tree / ".dvc" / "config.local").touch(mode=0o600)  # it may hold passwords
-        with Config(str(tree / ".dvc")).edit("local") as local:
+    local_file = tree / ".dvc" / "config.local"
+    local_file.parent.mkdir(exist_ok=True)
+    local_file.unlink(missing_ok=True)
+    local_file.touch(mode=0o600)  # it may hold passwords
+    with Config(str(local_file.parent)).edit("local") as local:
+        if inherit:
             merge(local, Config(str(inherit / ".dvc")).read())  # with absolute paths
-            # Staging, in an index that goes with the worktree, spares DVC's advice to stage.
-            local["core"] |= core | {"autostage": True}
             local["cache"].setdefault("dir", str(inherit / ".dvc" / "cache"))
             # DVC never writes into a link, it replaces it.
             local["cache"]["type"] = "reflink,hardlink,copy"
-        return
-    core |= {"autostage": False, "no_scm": not scm}
-    links = {"type": "symlink"} if cache else {}
-    sections = {"core": core, "cache": {"dir": str(cache or scratch / "cache"), **links}}
-    lines = [
-        line
-        for section, values in sections.items()
-        for line in (f"[{section}]", *(f"{name} = '{value}'" for name, value in values.items()))
-    ]
-    (tree / ".dvc").mkdir(exist_ok=True)
-    (tree / ".dvc" / "config.local").write_text("\n".join([*lines, ""]), encoding="utf-8")
+        else:
+            local["cache"]["dir"] = str(scratch / "cache")
+        # Staging, in an index that goes with the worktree, spares DVC's advice to stage.
+        local["core"] |= {
+            "analytics": False,
+            "site_cache_dir": str(scratch / "site"),
+            "autostage": True,
+        }
 
 
 def has_remote(root: Path) -> bool:

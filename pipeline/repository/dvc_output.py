@@ -15,7 +15,17 @@ class Outcome(StrEnum):
 
     RAN = "Completed"
     RESTORED = "Restored"
+    RECORDED = "Recorded"  # data that was changed by hand
     SKIPPED = "Skipped"
+
+
+OUTCOME_LINES = {
+    r"Running stage '(.+)':": Outcome.RAN,
+    r"()Importing '.+' -> '.+'": Outcome.RAN,  # DVC does not say which stage it is
+    r"Stage '(.+)' is cached - skipping run, checking out outputs ?": Outcome.RESTORED,
+    r"Verifying (?:data sources in|outputs in frozen) stage: '(.+)'": Outcome.RECORDED,
+    r"(?:Stage )?'(.+)' didn't change, skipping": Outcome.SKIPPED,
+}
 
 
 class StageError(PipelineError):
@@ -36,22 +46,26 @@ class BusyError(PipelineError):
 
 
 def command_error(command: Sequence[str], errors: str) -> PipelineError:
-    """Return the error of a refused command, with the first line of its reason."""
-    reason = re.sub(r"^(ERROR|fatal): ", "", errors.strip().partition("\n")[0])
-    return PipelineError(f"{shlex.join(command)} failed: {reason or 'it gave no reason'}")
+    """Return the error of a refused command, with its reason."""
+    return PipelineError(f"{shlex.join(command)} failed: {error_reason(errors)}")
+
+
+def error_reason(errors: str) -> str:
+    """Return the first line that is an error, or else the first; warnings may come before it."""
+    lines = errors.strip().splitlines()
+    found = [line for line in lines if re.match("(ERROR|fatal): ", line)] or lines
+    return re.sub(r"^(ERROR|fatal): ", "", found[0]) if found else "it gave no reason"
 
 
 def parse_outcomes(output: str) -> Iterable[tuple[str, Outcome]]:
-    """Yield each stage that DVC's output names, and what DVC says that it did."""
+    """Yield each stage that DVC's output names, and what DVC says that it did.
+
+    The name of an import is empty.
+    """
     for line in output.splitlines():
-        if match := re.fullmatch(r"Running stage '(.+)':", line):
-            yield match[1], Outcome.RAN
-        elif match := re.fullmatch(
-            r"Stage '(.+)' is cached - skipping run, checking out outputs ?", line
-        ):
-            yield match[1], Outcome.RESTORED
-        elif match := re.fullmatch(r"Stage '(.+)' didn't change, skipping", line):
-            yield match[1], Outcome.SKIPPED
+        for pattern, outcome in OUTCOME_LINES.items():
+            if match := re.fullmatch(pattern, line):
+                yield match[1], outcome
 
 
 def to_stage_error(stage: str, code: int, lines: Collection[str]) -> PipelineError:

@@ -8,14 +8,14 @@ import json
 import secrets
 import sys
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from threading import Event, Lock, Timer
 from typing import NamedTuple
 
 from pipeline.errors import PipelineError
-from pipeline.repository.dvc_files import LOCK, read_if_present
+from pipeline.repository.dvc_files import read_if_present
 from pipeline.repository.dvc_output import (
     BusyError,
     Outcome,
@@ -103,9 +103,9 @@ class DvcWorker:
         self._raise_if_cancelled()
         return Answer(code or 1, output, "")
 
-    def run(self, *arguments: str) -> str:
+    def run(self, *arguments: str, environment: Mapping[str, str] | None = None) -> str:
         """Return what `dvc ARGUMENTS` prints; raise PipelineError in DVC's words, or BusyError."""
-        code, output, errors = self.request(*arguments)
+        code, output, errors = self.request(*arguments, environment=environment)
         if holder := find_lock_holder(errors):
             raise BusyError(holder)
         if code:
@@ -133,7 +133,8 @@ class DvcWorker:
             nonlocal outcome
             log(line)
             tail.append(line)
-            outcome = dict(parse_outcomes(line)).get(stage, outcome)
+            for name, found in parse_outcomes(line):
+                outcome = found if name in (stage, "") else outcome
 
         def stop_late() -> None:
             is_late.set()
@@ -220,15 +221,29 @@ class DvcWorkerPool:
             worker.close()
 
 
-def run_consistently(dvc: DvcWorker, *requests: Sequence[str]) -> list[str]:
-    """Run each request while a stage may be at work; again if dvc.lock changed meanwhile."""
+def run_consistently(
+    dvc: DvcWorker,
+    *requests: Sequence[str],
+    locks: Collection[str],
+) -> list[str]:
+    """Run each request while a stage may be at work; again if one of the locks changed meanwhile.
+
+    Args:
+        dvc: who is asked
+        requests: the arguments of each
+        locks: the dvc.lock files of the graph
+    """
+
+    def read() -> list[bytes]:
+        return [read_if_present(dvc.root / lock) for lock in locks]
+
     while True:
-        before = read_if_present(dvc.root / LOCK)
+        before = read()
         try:
             answers = [dvc.run(*request) for request in requests]
         except PipelineError:
-            if read_if_present(dvc.root / LOCK) == before:
+            if read() == before:
                 raise
         else:
-            if read_if_present(dvc.root / LOCK) == before:
+            if read() == before:
                 return answers

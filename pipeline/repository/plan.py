@@ -2,26 +2,38 @@
 
 import json
 import shutil
-import subprocess
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
-from pathlib import Path
 from typing import Any
 
-from pipeline.repository.dvc_files import LOCK, configure_dvc, flatten, read_yaml
-from pipeline.repository.dvc_output import Outcome, command_error, parse_outcomes
+from pipeline.repository.dvc_files import flatten
 from pipeline.repository.dvc_worker import DvcWorker
-from pipeline.repository.graph import Graph, WorkspaceStatus
-from pipeline.repository.processes import subprocess_environment
+from pipeline.repository.graph import Graph, Stage, Targets, is_stale
 
 
 class Action(StrEnum):
     RUN = "run"
     RESTORE = "restore"  # from the run cache
+    RECORD = "record"  # data that has changed: its new hash goes to its .dvc file or to dvc.lock
     SKIP = "skip"
     FOLLOW = "follow"  # known once a stage before it has run
+    CHECKOUT = "checkout"  # DVC refuses it: its data is in the cache only
+    PULL = "pull"  # DVC refuses it: its data is on a remote only, or where it was imported from
+    FAIL = "fail"  # DVC refuses it
+    BLOCKED = "blocked"  # DVC refuses a stage before it
+
+
+REFUSED = (Action.CHECKOUT, Action.PULL, Action.FAIL)
+# What the place of missing data means, as dvc_program.py names it
+PLACES = {
+    "cache": (Action.CHECKOUT, "the cache has it: dvc checkout {name}"),
+    "remote": (Action.PULL, "the remote has it: dvc pull {name}"),
+    "source": (Action.PULL, "it can be imported again: dvc pull {name}"),
+    "unknown": (Action.PULL, "not in the cache, and the remote does not answer: dvc pull {name}"),
+    "nowhere": (Action.FAIL, "neither the cache nor a remote has it; put it back"),
+}
 
 
 @dataclass(frozen=True)
@@ -33,107 +45,97 @@ class PlannedStage:
     reasons: tuple[str, ...]
 
 
-def plan(dvc: DvcWorker, graph: Graph, status: WorkspaceStatus) -> list[PlannedStage]:
-    """Say what `dvc repro` would do to each stage of `graph`, and why; nothing changes."""
-    if not status.stale:
-        return [PlannedStage(stage, Action.SKIP, ("unchanged",)) for stage in graph]
-    locked = read_yaml(dvc.root / LOCK).get("stages", {})
-    outcomes, relocked = dry_run(dvc)
+def plan(dvc: DvcWorker, graph: Graph, targets: Targets) -> list[PlannedStage]:
+    """Say what `dvc repro` would do to each stage of `graph`, and why; nothing changes.
+
+    The graph is what `read_graph` gave for these targets.
+    """
+    outcomes = dry_run(dvc, targets) if is_stale(graph) else {}
     planned: dict[str, PlannedStage] = {}
-    for stage, needed in graph.items():
-        changes = status.stale.get(stage, [])
-        reasons = describe_changes(dvc.root, changes, locked.get(stage))
-        acting = [
-            name for name in planned if name in needed and planned[name].action is not Action.SKIP
-        ]
-        if outcomes.get(stage) is Outcome.RAN:
-            action = Action.RUN
-        elif stage in outcomes:
-            # Restored or skipped in the copy, which has no outputs at first. Here it is a restore
-            # only if the lock's entry or the outputs change.
-            is_touched = relocked.get(stage) != locked.get(stage) or has_changed_outs(changes)
-            action = Action.RESTORE if is_touched else Action.SKIP
-        else:  # DVC did not come to it, because a stage that it needs failed in the copy
-            action = Action.FOLLOW if acting else Action.RUN
-        if acting and action is not Action.SKIP:
-            reasons.append(f"follows {', '.join(acting)}")
-        planned[stage] = PlannedStage(stage, action, tuple(reasons) or ("unchanged",))
+    for stage in graph.values():
+        before = [planned[name] for name in stage.needs]
+        default = decide_unreached(before) if outcomes else Action.SKIP
+        action, refusal = outcomes.get(stage.name, (default, ""))
+        if action is Action.FAIL:
+            action, *reasons = explain_refusal(stage, refusal)
+        else:
+            reasons = [*describe_changes(stage), *describe_following(before, action)]
+        planned[stage.name] = PlannedStage(stage.name, action, tuple(reasons) or ("unchanged",))
     return list(planned.values())
 
 
-def dry_run(dvc: DvcWorker) -> tuple[dict[str, Outcome], dict[str, Any]]:
+def plan_forced(graph: Graph) -> list[PlannedStage]:
+    """Say what `dvc repro --force` would do."""
+    return [
+        PlannedStage(stage.name, Action.RUN if stage.runs else Action.RECORD, ("forced",))
+        for stage in graph.values()
+    ]
+
+
+def dry_run(dvc: DvcWorker, targets: Targets) -> dict[str, tuple[Action, str]]:
     """Let DVC reproduce a copy of the workspace in which every command fails.
 
-    DVC runs commands through $SHELL, which is /bin/false here. What the run cache has is restored
-    in the copy, as links, so the stages after it are decided too. `dvc repro --dry` cannot tell:
-    it compares with dvc.lock alone.
-
-    Returns what DVC said of each stage, and the stages of the copy's dvc.lock.
+    DVC runs commands through $SHELL, which is /bin/false here. Returns what DVC did to each stage
+    that it reached, with its reason if it refused.
     """
-    cache = Path(dvc.run("cache", "dir").strip())
-    with tempfile.TemporaryDirectory(prefix="plan-") as name:
-        copy = Path(name)
-        for path in list_files(dvc.root):
-            (copy / path).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(dvc.root / path, copy / path)
-        configure_dvc(copy, copy, cache=cache, scm=False)
-        failing = {"SHELL": shutil.which("false") or "/bin/false"}
-        answer = dvc.request("--cd", name, "repro", "--keep-going", environment=failing)
-        return dict(parse_outcomes(answer.output)), read_yaml(copy / LOCK).get("stages", {})
+    failing = {"SHELL": shutil.which("false") or "/bin/false"}
+    with tempfile.TemporaryDirectory(prefix="plan-") as scratch:
+        arguments = ("--quiet", f"--scratch={scratch}", *targets.arguments())
+        answer = dvc.run("rehearse", *arguments, environment=failing)
+    return {
+        name: (Action(outcome), refusal) for name, (outcome, refusal) in json.loads(answer).items()
+    }
 
 
-def list_files(root: Path) -> list[str]:
-    """Return the files that Git tracks or would track."""
-    command = ("git", "ls-files", "-z", "--cached", "--others", "--exclude-standard")
-    listed = subprocess.run(
-        command, cwd=root, env=subprocess_environment(), capture_output=True, text=True
-    )
-    if listed.returncode:
-        raise command_error(command, listed.stderr)
-    return [path for path in listed.stdout.split("\0") if path and (root / path).is_file()]
+def decide_unreached(before: Collection[PlannedStage]) -> Action:
+    """Return the action for a stage that DVC did not come to, because one before it failed."""
+    is_blocked = any(stage.action in (*REFUSED, Action.BLOCKED) for stage in before)
+    return Action.BLOCKED if is_blocked else Action.FOLLOW
 
 
-def describe_changes(
-    root: Path,
-    changes: Iterable[Any],
-    locked: Mapping[str, Any] | None,
-) -> list[str]:
-    """Put DVC's status of one stage into words; a parameter with its values in dvc.lock and now."""
-    if locked is None:
-        return ["not in dvc.lock yet"]
-    reasons: list[str] = []
-    for change in changes:
+def explain_refusal(stage: Stage, refusal: str) -> tuple[Any, ...]:
+    """Return the action for a stage that DVC refuses, and the reasons."""
+    if not stage.missing:
+        return Action.FAIL, *describe_changes(stage), refusal
+    worst = max(stage.missing.values(), key=list(PLACES).index)
+    reasons = (f"{path} is not here; {PLACES[place][1]}" for path, place in stage.missing.items())
+    return PLACES[worst][0], *(reason.format(name=stage.name) for reason in reasons)
+
+
+def describe_following(before: Collection[PlannedStage], action: Action) -> Iterator[str]:
+    """Yield what a stage follows, or is blocked by, unless it is skipped."""
+    acting = [stage for stage in before if stage.action is not Action.SKIP]
+    if acting and action not in (Action.SKIP, Action.RECORD):
+        verb = "needs" if action is Action.BLOCKED else "follows"
+        yield f"{verb} {', '.join(stage.name for stage in acting)}"
+
+
+def describe_changes(stage: Stage) -> Iterator[str]:
+    """Put DVC's status of a stage into words; a parameter with its recorded and present value."""
+    if stage.is_frozen:
+        yield "frozen"
+    if stage.changes and not stage.is_locked:
+        yield f"not in {stage.lock} yet"
+        return
+    for change in stage.changes:
         if isinstance(change, str):
-            reasons.append(change)
+            yield change
             continue
         for path, how in (item for files in change.values() for item in files.items()):
-            if isinstance(how, str):
-                reasons.append(f"{path} {how}")
+            if path not in stage.params:
+                yield f"{path} {how}"
                 continue
-            old = flatten(locked.get("params", {}).get(path, {}))
-            new = flatten(read_yaml(root / path))
-            reasons += [
-                f"{path} {name} {old.get(name, 'unset')} → {new.get(name, 'unset')}"
-                for name in sorted(old.keys() | new.keys())
-                if is_covered(name, by=how) and old.get(name) != new.get(name)
-            ]
-    return reasons
-
-
-def has_changed_outs(changes: Iterable[Any]) -> bool:
-    return any("changed outs" in change for change in changes)
-
-
-def is_covered(name: str, *, by: Iterable[str]) -> bool:
-    """Whether a parameter is one of these, or in a section that is."""
-    return any(name == key or name.startswith(f"{key}.") for key in by)
+            old, new = map(flatten, stage.params[path])
+            for name in sorted(old.keys() | new.keys()):
+                if old.get(name) != new.get(name):
+                    yield f"{path} {name} {old.get(name, 'unset')} → {new.get(name, 'unset')}"
 
 
 def describe(planned: list[PlannedStage]) -> str:
     """A line for each stage: its name, what would be done, and why."""
     width = max((len(stage.name) for stage in planned), default=0)
     return "\n".join(
-        f"{stage.name:{width}}  {stage.action:7}  {'; '.join(stage.reasons)}" for stage in planned
+        f"{stage.name:{width}}  {stage.action:8}  {'; '.join(stage.reasons)}" for stage in planned
     )
 
 

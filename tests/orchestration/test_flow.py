@@ -93,7 +93,8 @@ def test_a_stage_that_is_not_there_is_refused_in_one_line(tmp_path: Path, api: A
     folder = make_workspace(tmp_path / "refusing", {"only": ""})
     code, output, flow_run = run(folder, api, "nosuch")
     assert code == 1
-    assert message(flow_run) == "dvc.yaml has no stage nosuch; it has only"
+    expected = "Stage 'nosuch' not found inside 'dvc.yaml' file; there are: only"
+    assert message(flow_run) == f"dvc describe -- nosuch failed: {expected}"
     assert "Traceback" not in output
 
 
@@ -111,3 +112,46 @@ def test_every_html_page_is_linked_on_the_runs_page(tmp_path: Path, api: Api) ->
     (folder / "dvc.yaml").write_text(text.replace("- only.txt", "- only.txt\n    - page.html"))
     _, _, flow_run = run(folder, api)
     assert "page.html" in api.artifacts(flow_run)["only"]
+
+
+def test_data_that_a_dvc_file_tracks_has_its_own_states(tmp_path: Path, api: Api) -> None:
+    folder = make_workspace(tmp_path / "sources", {"only": ""})
+    (folder / "data").write_text("data")
+    execute(folder, "dvc", "add", "data")
+    text = (folder / "dvc.yaml").read_text()
+    (folder / "dvc.yaml").write_text(text.replace("- only.py", "- only.py\n    - data"))
+    _, output, flow_run = run(folder, api)
+    expected = {"data.dvc": "Skipped", "only": "Completed"}
+    assert api.states(flow_run, expected) == expected, output
+
+    (folder / "data").unlink()
+    (folder / "data").write_text("other")
+    _, _, flow_run = run(folder, api)
+    expected = {"data.dvc": "Recorded", "only": "Completed"}
+    assert api.states(flow_run, expected) == expected
+    assert message(api.tasks(flow_run)["data.dvc"]) == "data modified"
+    assert "recorded: data.dvc" in message(flow_run)
+
+    (folder / "data").unlink()
+    code, output, flow_run = run(folder, api)
+    assert code == 1
+    expected = {"data.dvc": "NotCheckedOut", "only": "NotReady"}
+    assert api.states(flow_run, expected) == expected
+    reason = "data is not here; the cache has it: dvc checkout data.dvc"
+    assert message(flow_run) == f"data.dvc failed: {reason}"
+    assert "Traceback" not in output
+
+
+def test_a_run_takes_the_root_alone_or_every_dvc_yaml(tmp_path: Path, api: Api) -> None:
+    """As `dvc repro` and `dvc repro --all-pipelines` do; the meta of sub/dvc.yaml counts."""
+    folder = make_workspace(tmp_path / "two", {"only": ""})
+    (folder / "sub").mkdir()
+    sub = "stages: {late: {cmd: sleep 60 && touch x, outs: [x], meta: {timeout: 0.5}}}"
+    (folder / "sub" / "dvc.yaml").write_text(sub)
+    _, _, flow_run = run(folder, api)
+    assert api.states(flow_run, {"only": "Completed"}) == {"only": "Completed"}
+    code, _, flow_run = run(folder, api, "--all-pipelines")
+    assert code == 1
+    expected = {"only": "Skipped", "sub/dvc.yaml:late": "Failed"}
+    assert api.states(flow_run, expected) == expected
+    assert "sub/dvc.yaml:late was ended after 0.5 seconds" in message(flow_run)

@@ -11,15 +11,13 @@ from pipeline.repository.git import git
 from pipeline.repository.worktree import worktree
 
 
-def test_settings_are_the_meta_of_dvc_yaml(tmp_path: Path) -> None:
-    folder = make_workspace(tmp_path / "meta", {"only": ""}, timeout=3, owner="someone")
-    assert read_settings(folder, "only").timeout == 3
-    assert read_settings(folder, "only@variant").retries == 3
-    text = (folder / "dvc.yaml").read_text()
-    (folder / "dvc.yaml").write_text(text.replace("timeout: 3", "timeout: -3"))
+def test_settings_are_the_meta_of_a_stage() -> None:
+    assert read_settings({"timeout": 3, "owner": "someone"}, "dvc.yaml", "only").timeout == 3
+    assert read_settings({}, "dvc.yaml", "only").retries == 3
     with pytest.raises(ParamsError) as error:
-        read_settings(folder, "only")
-    assert str(error.value) == "dvc.yaml: stages.only.meta.timeout must be greater than 0, got -3"
+        read_settings({"timeout": -3}, "sub/dvc.yaml", "only")
+    expected = "sub/dvc.yaml: stages.only.meta.timeout must be greater than 0, got -3"
+    assert str(error.value) == expected
 
 
 def test_dvc_has_there_the_cache_and_the_remotes_of_the_checkout(tmp_path: Path) -> None:

@@ -237,10 +237,11 @@ def test_what_dvc_said_while_its_lock_file_changed_is_asked_again(
     monkeypatch.setattr(
         "pipeline.repository.dvc_worker.read_if_present", lambda path: next(contents)
     )
+    requests = (("status", "--json"), ("root",))
     with DvcWorker(fresh) as dvc:
-        assert run_consistently(dvc, ("status", "--json"), ("root",)) == ["{}\n", ".\n"]
+        assert run_consistently(dvc, *requests, locks=["dvc.lock"]) == ["{}\n", ".\n"]
         assert next(contents, None) is None
         contents = iter([b"old", b"new", b"new", b"new"])
         with pytest.raises(PipelineError, match="unrecognized arguments"):
-            run_consistently(dvc, ("status", "--nonsense"))
+            run_consistently(dvc, ("status", "--nonsense"), locks=["dvc.lock"])
         assert next(contents, None) is None
