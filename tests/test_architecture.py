@@ -132,8 +132,10 @@ def importers(package: str) -> set[str]:
 
 def test_dvc_and_prefect_are_imported_where_they_are_driven() -> None:
     assert importers("dvc") == {
+        "pipeline.repository.dvc_describe",
         "pipeline.repository.dvc_files",
         "pipeline.repository.dvc_program",
+        "pipeline.repository.dvc_rehearse",
     }
     assert {name for name in importers("prefect") if room_of(name) == "release"} == {
         "pipeline.release.candidate",
@@ -142,7 +144,7 @@ def test_dvc_and_prefect_are_imported_where_they_are_driven() -> None:
 
 
 def test_programs_that_run_by_their_path_import_nothing_of_the_package() -> None:
-    for name in ("supervisor", "dvc_program"):
+    for name in ("supervisor", "dvc_program", "dvc_describe", "dvc_rehearse"):
         imported = [name for _, name in imports_of(PACKAGE / "repository" / f"{name}.py")]
         assert not [name for name in imported if name.startswith("pipeline")]
 

@@ -28,7 +28,9 @@ class Stage:
     outs: dict[str, str | None]  # each output's path, and its md5 as recorded
     changes: list[Any]  # what `dvc status` says of it
     params: dict[str, tuple[Values, Values]]  # recorded and present values of those changed
-    missing: dict[str, str]  # where the data is of outputs that no command makes: see find_data
+    missing: dict[
+        str, str
+    ]  # where the data is of outputs that no command makes: see dvc_describe.py
 
     @property
     def lock(self) -> str:

@@ -26,7 +26,7 @@ class Action(StrEnum):
 
 
 REFUSED = (Action.CHECKOUT, Action.PULL, Action.FAIL)
-# What the place of missing data means, as dvc_program.py names it
+# What the place of missing data means, as dvc_describe.py names it
 PLACES = {
     "cache": (Action.CHECKOUT, "the cache has it: dvc checkout {name}"),
     "remote": (Action.PULL, "the remote has it: dvc pull {name}"),
@@ -80,7 +80,7 @@ def dry_run(dvc: DvcWorker, targets: Targets) -> dict[str, tuple[Action, str]]:
     """
     failing = {"SHELL": shutil.which("false") or "/bin/false"}
     with tempfile.TemporaryDirectory(prefix="plan-") as scratch:
-        arguments = ("--quiet", f"--scratch={scratch}", *targets.arguments())
+        arguments = (f"--scratch={scratch}", *targets.arguments())
         answer = dvc.run("rehearse", *arguments, environment=failing)
     return {
         name: (Action(outcome), refusal) for name, (outcome, refusal) in json.loads(answer).items()
