@@ -25,7 +25,6 @@ from pipeline.release.overrides import (
     link_data_source,
     validate_params,
 )
-from pipeline.release.receipts import copy_receipts
 from pipeline.release.versions import read_metrics
 from pipeline.repository.dvc_files import LOCK, configure_dvc, read_if_present, read_yaml
 from pipeline.repository.dvc_worker import DvcWorkerPool
@@ -75,7 +74,6 @@ def run_isolated(
         link_data_source(root, tree)
         gate = read_gate(read_yaml(tree / PARAMS_FILE))
         run = run_stages(tree, stages)
-        copy_receipts(root, tree)
         if not run.state.is_completed():
             return run, None
         return run, collect_candidate(tree, commit, changes, gate)

@@ -8,14 +8,13 @@ are only read.
 import hashlib
 import json
 import sys
-from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from pipeline.errors import PipelineError
 from pipeline.release.overrides import link_data_source
-from pipeline.release.receipts import Environment, read_receipts
+from pipeline.release.receipts import Environment, read_receipt, without_receipt
 from pipeline.repository.dvc_files import (
     LOCK,
     LockedOutput,
@@ -25,7 +24,7 @@ from pipeline.repository.dvc_files import (
 )
 from pipeline.repository.dvc_output import parse_outcomes
 from pipeline.repository.dvc_worker import DvcWorker
-from pipeline.repository.git import resolve_commit
+from pipeline.repository.git import read_file, resolve_commit
 from pipeline.repository.processes import subprocess_environment
 from pipeline.repository.worktree import worktree
 
@@ -59,9 +58,8 @@ class Verification:
     commit: str
     outs: list[OutputComparison]
     modified: list[str]  # files here that differ from the commit's dvc.lock, a message each
-    trained_on: Environment | None  # from the receipt of the commit's model
+    trained_on: Environment | None  # from the commit's receipt
     this_machine: Environment | None  # from the receipt that the run wrote
-    has_matching_receipt: bool  # the commit has this machine's receipt for an output that differs
 
     @property
     def first_different(self) -> str | None:
@@ -83,7 +81,7 @@ class Verification:
             return "different"
         if not self.first_different:
             return "same"
-        return "unknown" if self.changes and not self.has_matching_receipt else "different"
+        return "unknown" if self.changes else "different"
 
 
 def verify(root: Path, rev: str) -> Verification:
@@ -97,36 +95,19 @@ def verify(root: Path, rev: str) -> Verification:
             )
         modified = find_modified(tree, locked, "in the commit")
         modified += find_modified_locally(root, tree, locked)
-        committed = read_receipts(tree)
-        known = read_receipts(root) | committed
         configure_dvc(tree, scratch)
         link_data_source(root, tree)
         reproduce_all(tree)
         found = {out.path: out.md5 for out in locked_outputs(read_if_present(tree / LOCK))}
-        written = read_receipts(tree)
-    outs = [OutputComparison(*out, found.get(out.path)) for out in locked]
-    this_machine = first_receipt(written, (out.found for out in outs))
-    has_matching_receipt = any(
-        out.found in committed and committed[out.found] == this_machine
-        for out in outs
-        if not out.is_same
-    )
+        this_machine = read_receipt(lambda path: read_if_present(tree / path), found.values())
+    hashes = [*(out.md5 for out in locked), *found.values()]
     return Verification(
         commit,
-        outs,
+        [OutputComparison(*out, found.get(out.path)) for out in without_receipt(locked)],
         modified,
-        trained_on=first_receipt(known, (out.locked for out in outs)),
+        trained_on=read_receipt(lambda path: read_file(root, commit, path), hashes),
         this_machine=this_machine,
-        has_matching_receipt=has_matching_receipt,
     )
-
-
-def first_receipt(
-    receipts: Mapping[str, Environment],
-    hashes: Iterable[str | None],
-) -> Environment | None:
-    """Return the receipt of the first of these outputs that has one."""
-    return next((receipts[md5] for md5 in hashes if md5 and receipts.get(md5)), None)
 
 
 def reproduce_all(tree: Path) -> None:
