@@ -21,7 +21,6 @@ from pipeline.files import atomic_write
 from pipeline.orchestration.lifecycle import run_as_flow
 from pipeline.release.candidate import Candidate, run_isolated
 from pipeline.release.champion import (
-    BRANCH,
     check_target,
     publish,
     publish_lock,
@@ -31,6 +30,7 @@ from pipeline.release.champion import (
 from pipeline.release.gate import Verdict, judge, to_markdown
 from pipeline.release.overrides import Changes
 from pipeline.release.receipts import without_receipt
+from pipeline.release.tags import BRANCH
 from pipeline.release.versions import read_model_name
 from pipeline.repository.dvc_files import LOCK, locked_outputs
 from pipeline.repository.git import read_file, resolve_commit
