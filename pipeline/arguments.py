@@ -152,11 +152,11 @@ def add_retrain_options(parser: Parser) -> None:
 
 def add_promote_options(parser: Parser) -> None:
     parser.add_argument("version", metavar="VERSION", help="a version that `models` lists")
-    add_target_options(parser)
+    add_target_options(parser, "--branch", "--publish")
 
 
 def add_models_options(parser: Parser) -> None:
-    add_json_option(parser, "a list of name, commit, created, stages and metrics")
+    add_json_option(parser, "a list of name, commit, created, stages, metrics and branch")
 
 
 def add_predict_options(parser: Parser) -> None:
@@ -208,9 +208,10 @@ def add_rev_option(parser: Parser, meaning: str) -> None:
     parser.add_argument("--rev", default="HEAD", metavar="REV", help=f"{meaning} (%(default)s)")
 
 
-def add_target_options(parser: Parser) -> None:
+def add_target_options(parser: Parser, *names: str) -> None:
     parser.add_argument(
-        "--publish",
+        *(names or ["--publish"]),
+        dest="publish",
         default="champion",
         metavar="BRANCH",
         help="the branch to publish to (%(default)s)",

@@ -141,7 +141,8 @@ def run_sweep(arguments: Namespace) -> None:
 
 
 def verify_commit(arguments: Namespace) -> None:
-    from pipeline.release.verify import EXIT_CODES, VerifyError, describe, to_json, verify
+    from pipeline.release.verification import describe, to_json
+    from pipeline.release.verify import EXIT_CODES, VerifyError, verify
 
     try:
         verification = verify(Path.cwd(), arguments.rev)

@@ -1,8 +1,7 @@
 """The files that the stages hand on, relative to the folder of dvc.yaml.
 
-dvc.yaml declares them as outputs, except the last two. A receipt differs from machine to machine,
-so it cannot be an output. DVC deletes a stage's outputs before it runs the stage, and a checkpoint
-must survive that.
+dvc.yaml declares them as outputs, except the last. DVC deletes a stage's outputs before it runs the
+stage, and a checkpoint must survive that.
 """
 
 from pathlib import Path
@@ -13,6 +12,7 @@ VALIDATION = Path("data/tensors/validation.safetensors")
 TEST = Path("data/tensors/test.safetensors")
 MODEL = Path("models/model.safetensors")
 HISTORY = Path("reports/history.csv")  # one row for each epoch
+RECEIPT = Path("reports/receipt.json")  # the machine and the versions that made the model
 METRICS = Path("reports/metrics.json")
 PREDICTIONS = Path("reports/predictions.csv")  # one row for each test image
 RELIABILITY = Path("reports/reliability.csv")  # accuracy by confidence
@@ -20,5 +20,4 @@ LAYERS = Path("reports/layers.safetensors")  # what each layer computes for some
 REPORT = Path("reports/index.html")
 MISTAKES = Path("reports/mistakes.png")
 
-RECEIPTS = Path("receipts")  # the folder of records: the machine and versions that made a model
 CHECKPOINTS = Path(".checkpoints")  # the folder of unfinished trainings

@@ -111,7 +111,7 @@ def make_reproduced(folder: Path) -> Path:
         ROOT, "git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"
     ).split("\0")
     for name in filter(None, tracked):
-        if (ROOT / name).is_file() and not name.startswith(("reports/", "receipts/", "dvc.lock")):
+        if (ROOT / name).is_file() and not name.startswith(("reports/", "dvc.lock")):
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(ROOT / name, folder / name)
     with (folder / "params.yaml").open("w", encoding="utf-8") as file:

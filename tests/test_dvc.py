@@ -1,5 +1,6 @@
 """The graph as DVC runs it: what is declared, what runs again and what is restored."""
 
+import json
 import re
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from helpers import PARAMS, ROOT, STAGES, edit_params, repro
 from ruamel.yaml import YAML
 from toy import commit_all, execute
 
+from pipeline.paths import RECEIPT
 from pipeline.repository.processes import subprocess_environment
 
 if TYPE_CHECKING:
@@ -133,7 +135,11 @@ def test_a_changed_stage_that_writes_the_same_reruns_alone(repository: Path, sta
 def test_metrics_params_and_plots_are_what_dvc_shows(repository: Path) -> None:
     edit_params(repository, "evaluate", "calibration_bins", 2)
     execute(repository, "dvc", "repro", "--single-item", "evaluate")
+    receipt = json.loads((repository / RECEIPT).read_text(encoding="utf-8"))
+    receipt[0]["threads"] += 1
+    (repository / RECEIPT).write_text(json.dumps(receipt), encoding="utf-8")
     metrics = execute(repository, "dvc", "metrics", "diff")
+    assert "receipt" not in metrics, "it holds no metrics"
     assert re.search(
         r"reports/metrics.json\s+expected_calibration_error(\s+-?0\.\d+){3}\s", metrics
     )

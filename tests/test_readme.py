@@ -84,7 +84,7 @@ NOT_RUN = {
 }
 
 # What is named and is no file of the repository: a run makes it, or a user
-MADE = (".checkpoints", ".dvc/tmp/verdicts", ".venv", "data/source", "receipts", "sweeps")
+MADE = (".checkpoints", ".dvc/tmp/verdicts", ".venv", "data/source", "sweeps")
 PLACEHOLDERS = re.compile(r"ROOM|MODULE|NAME|FOLDER")
 COMMITTER = {
     f"GIT_{role}_{part}": "test@localhost"

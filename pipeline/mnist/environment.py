@@ -1,10 +1,9 @@
 """The machine and the versions that decide a training's bytes, kept as a receipt of the model.
 
-A receipt is no output of a stage, because an output must not differ from machine to machine. It is
-a file in Git, named by the hash of its model. So it also fits a model that DVC restores.
+The receipt is an output of train, so it comes with the model wherever DVC restores or carries it.
+No stage depends on it, and what compares outputs leaves it out: it differs from machine to machine.
 """
 
-import hashlib
 import json
 import platform
 from importlib.metadata import version
@@ -13,7 +12,7 @@ from pathlib import Path
 import torch
 
 from pipeline.files import atomic_write
-from pipeline.paths import RECEIPTS
+from pipeline.paths import RECEIPT
 
 PACKAGES = ("matplotlib", "numpy", "pandas", "pillow", "safetensors", "scikit-learn", "torch")
 
@@ -42,8 +41,7 @@ def processor() -> str:
     return next(names, platform.processor())
 
 
-def write_receipt(model: Path, environment: Environment) -> None:
-    """Keep the environment that made the file `model`, under the hash that dvc.lock has for it."""
-    md5 = hashlib.md5(model.read_bytes(), usedforsecurity=False).hexdigest()
-    with atomic_write(RECEIPTS / f"{md5}.json") as temporary:
-        temporary.write_text(json.dumps(environment, indent=2) + "\n", encoding="utf-8")
+def write_receipt(environment: Environment) -> None:
+    """Write the receipt as a list of one, because DVC shows the items of an object as metrics."""
+    with atomic_write(RECEIPT) as temporary:
+        temporary.write_text(json.dumps([environment], indent=2) + "\n", encoding="utf-8")

@@ -6,11 +6,13 @@ in DVC's cache and its stages in the run cache; the rest is in the Candidate.
 
 import csv
 import io
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from prefect import get_run_logger
 from prefect.client.schemas.objects import State
 
 from pipeline.orchestration.artifacts import publish_plan
@@ -25,14 +27,24 @@ from pipeline.release.overrides import (
     link_data_source,
     validate_params,
 )
-from pipeline.release.receipts import copy_receipts
+from pipeline.release.shared_runs import fetch_runs, push_runs
 from pipeline.release.versions import read_metrics
-from pipeline.repository.dvc_files import LOCK, configure_dvc, read_if_present, read_yaml
-from pipeline.repository.dvc_worker import DvcWorkerPool
+from pipeline.repository.dvc_files import (
+    LOCK,
+    configure_dvc,
+    has_remote,
+    read_if_present,
+    read_yaml,
+)
+from pipeline.repository.dvc_output import Outcome
+from pipeline.repository.dvc_worker import DvcWorker, DvcWorkerPool
 from pipeline.repository.git import git
-from pipeline.repository.graph import Targets, read_graph
-from pipeline.repository.plan import PlannedStage, plan
+from pipeline.repository.graph import Graph, Targets, read_graph
+from pipeline.repository.plan import Action, PlannedStage, plan
+from pipeline.repository.processes import current_scope
 from pipeline.repository.worktree import share_checkpoints, worktree
+
+MADE = (Action.SKIP, Action.RESTORE)  # nothing has to run for these
 
 
 @dataclass(frozen=True)
@@ -42,6 +54,12 @@ class GraphRun:
     planned: list[PlannedStage]
     states: dict[str, State[Any]]  # of the stages' tasks
     state: State[Any]  # the worst of them
+
+    @property
+    def made(self) -> list[str]:
+        """The stages that ran or were restored."""
+        made = (Outcome.RAN, Outcome.RESTORED)
+        return [stage for stage, state in self.states.items() if state.name in made]
 
 
 @dataclass(frozen=True)
@@ -74,26 +92,44 @@ def run_isolated(
         apply_overrides(tree / PARAMS_FILE, changes)
         link_data_source(root, tree)
         gate = read_gate(read_yaml(tree / PARAMS_FILE))
-        run = run_stages(tree, stages)
-        copy_receipts(root, tree)
-        if not run.state.is_completed():
-            return run, None
-        return run, collect_candidate(tree, commit, changes, gate)
+        warn = get_run_logger().warning
+        has_shared = has_remote(root)
+        fetch = partial(fetch_runs, root, commit, changes, log=warn) if has_shared else None
+        run = run_stages(tree, stages, fetch)
+        is_completed = run.state.is_completed()
+        candidate = collect_candidate(tree, commit, changes, gate) if is_completed else None
+        if has_shared and run.made and not current_scope().is_cancelled:
+            push_runs(tree, run.made, warn)
+    return run, candidate
 
 
-def run_stages(tree: Path, stages: list[str] | None) -> GraphRun:
-    """Plan and run the stages of a worktree."""
+def run_stages(
+    tree: Path,
+    stages: list[str] | None,
+    fetch: Callable[[Graph], None] | None,
+) -> GraphRun:
+    """Plan and run the stages of a worktree; before one has to run, `fetch` what others made."""
     with DvcWorkerPool(tree) as pool:
         with pool.worker() as dvc:
-            dvc.run("checkout", "--quiet", "--allow-missing")
-            targets = Targets(tuple(stages or ()))
-            graph = read_graph(dvc, targets)
-            # A stage that is up to date has run with its parameters before.
-            validate_params(tree, [stage.name for stage in graph.values() if stage.changes])
-            planned = plan(dvc, graph, targets)
+            graph, planned = plan_stages(dvc, stages)
+            if fetch and any(
+                stage.action not in (Action.SKIP, Action.RESTORE) for stage in planned
+            ):
+                fetch(graph)
+                graph, planned = plan_stages(dvc, stages)
         publish_plan(planned)
         states = run_tasks(RunContext(tree, pool, "wait", 0), graph, planned, force=False)
     return GraphRun(planned, states, summarize_states(states))
+
+
+def plan_stages(dvc: DvcWorker, stages: list[str] | None) -> tuple[Graph, list[PlannedStage]]:
+    """Return the graph up to `stages`, and what is to be done with what the cache has."""
+    dvc.run("checkout", "--quiet", "--allow-missing")
+    targets = Targets(tuple(stages or ()))
+    graph = read_graph(dvc, targets)
+    # A stage that is up to date has run with its parameters before.
+    validate_params(dvc.root, [stage.name for stage in graph.values() if stage.changes])
+    return graph, plan(dvc, graph, targets)
 
 
 def collect_candidate(

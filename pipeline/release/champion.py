@@ -1,13 +1,15 @@
 """The champion is the model at the tip of a branch. It is replaced whole or not at all.
 
+Each branch has a line of champions and a stage of GTO of its own; the versions are of all branches.
+
 A run that publishes holds `publish_lock`, so it is the only one in this repository. Other
 repositories may publish to the same Git remote at the same time. Its steps, in this order:
 
-1. `reconcile` completes what an earlier run left, here and then on the Git remote, with a journal
-   as in steps 5 to 8. After it the branch and the tags are whole, and the same in both places.
-2. `make_commit` writes the new commit, without a checkout. No ref names it yet.
+1. `reconcile` completes what an earlier run left on this branch, as in steps 5 to 8. After it the
+   branch and the tags are whole, here and on the Git remote.
+2. `make_champion_commit` writes the new commit, without a checkout. No ref names it yet.
 3. `push_data` copies the commit's data to DVC's remote, if there is one.
-4. `missing_tags` writes the objects of two tags, for the version and for the stage `prod`. No ref
+4. `missing_tags` writes the objects of two tags, for the version and for the branch's stage. No ref
    names them yet.
 5. `write_journal` notes the refs that are about to move and their new values: the branch and the
    tags.
@@ -27,6 +29,7 @@ A kill leaves one of these, and the next run completes it:
   journal names.
 - Within step 6 or 7: a branch without its tags, since Git moves one ref after the other.
   `reconcile` makes the tags again. They are the same objects: all that is in them is in the commit.
+  If another branch has taken the version meanwhile, `renew` gives the model the next one.
 - After step 6: a remote that is ahead. `reconcile` moves the branch here to where it is there.
 - After step 7: a journal. `publish_lock` removes it.
 """
@@ -39,14 +42,16 @@ from filelock import FileLock, Timeout
 from pipeline.errors import PipelineError
 from pipeline.paths import METRICS, PREDICTIONS
 from pipeline.release.gate import Evaluation
-from pipeline.release.versions import (
-    TRAILER,
+from pipeline.release.tags import (
+    BRANCH,
     annotated_tags,
     champion_version,
+    make_champion_commit,
     missing_tags,
     next_version,
-    read_metrics,
+    renew,
 )
+from pipeline.release.versions import read_metrics
 from pipeline.repository.dvc_files import configure_dvc, has_remote
 from pipeline.repository.dvc_worker import DvcWorker
 from pipeline.repository.git import (
@@ -54,7 +59,6 @@ from pipeline.repository.git import (
     git,
     git_common_dir,
     is_ancestor,
-    make_commit,
     read_file,
 )
 from pipeline.repository.processes import RunCancelledError, current_scope
@@ -71,8 +75,6 @@ from pipeline.repository.refs import (
     write_journal,
 )
 from pipeline.repository.worktree import worktree
-
-BRANCH = "champion"
 
 
 def check_target(target: Target) -> None:
@@ -130,13 +132,9 @@ def reconcile(target: Target) -> str | None:
     tip = later_commit(target, here.get(target.ref), there.get(target.ref))
     if not tip:
         return None
-    missing = missing_tags(target.root, target.artifact, tip)
-    update = RefUpdate(here, there, wanted=here | target.branch_at(tip) | missing)
-    if changes := update.changes_here | update.changes_there:
-        write_journal(target, changes)
-        update_refs(target, update)
-        push_refs(target, update)
-        remove_journal(target)
+    tip = renew(target, tip)
+    wanted = here | target.branch_at(tip) | missing_tags(target, tip)
+    move_refs(target, RefUpdate(here, there, wanted))
     return tip
 
 
@@ -195,32 +193,34 @@ def publish(
     version = next_version(target.root, target.artifact)
     # Champions follow one another in a line. A source that holds the champion goes on with it.
     parent = tip if tip and not is_ancestor(target.root, tip, source) else source
-    message = f"{subject.format(version=version)}\n\n{body}\n{TRAILER}: {version}\n"
-    commit = make_commit(target.root, source, files, parent, message)
+    message = f"{subject.format(version=version)}\n\n{body}\n"
+    commit = make_champion_commit(target, source, files, parent, message, version)
     push_data(target, commit)
     move_champion(target, commit, tip)
     return version
 
 
 def promote(target: Target, name: str) -> str:
-    """Make an earlier version the champion again; return what was done, as a sentence.
+    """Make a version the champion of the branch; return what was done, as a sentence.
 
-    Raises PipelineError if there is no such version.
+    It may have been published on another branch. Raises PipelineError if there is no such version.
     """
     version = name if "@" in name else f"{target.artifact}@{name}"
     with publish_lock(target):
         tip = reconcile(target)
         known = annotated_tags(target.root, f"{target.artifact}@*")
-        if version not in known or not tip:
+        if version not in known:
             names = ", ".join(known).replace(f"{target.artifact}@", "") or "none yet"
             raise PipelineError(
                 f"there is no version {name} of {target.artifact}; there are: {names}"
             )
-        if champion_version(target.root, tip) == version:
-            return f"{version} is the champion already"
-        message = f"Promote {version}\n\n{TRAILER}: {version}\n"
-        move_champion(target, make_commit(target.root, known[version], {}, tip, message), tip)
-        return f"{version} is the champion again"
+        if tip and champion_version(target.root, tip) == version:
+            return f"{version} is the champion of the branch {target.branch} already"
+        source = known[version]
+        message = f"Promote {version}\n\n"
+        commit = make_champion_commit(target, source, {}, tip or source, message, version)
+        move_champion(target, commit, tip)
+        return f"{version} is now the champion of the branch {target.branch}"
 
 
 def push_data(target: Target, commit: str) -> None:
@@ -238,10 +238,15 @@ def push_data(target: Target, commit: str) -> None:
 def move_champion(target: Target, commit: str, tip: str | None) -> None:
     """Take steps 4 to 8: move the branch from `tip` to `commit`, and the tags with it."""
     current_scope().raise_if_cancelled()
-    tags = missing_tags(target.root, target.artifact, commit)
     old = target.branch_at(tip)
-    update = RefUpdate(here=old, there=old, wanted=target.branch_at(commit) | tags)
-    write_journal(target, update.wanted)
-    push_refs(target, update)
-    update_refs(target, update)
-    remove_journal(target)
+    wanted = target.branch_at(commit) | missing_tags(target, commit)
+    move_refs(target, RefUpdate(here=old, there=old, wanted=wanted))
+
+
+def move_refs(target: Target, update: RefUpdate) -> None:
+    """Take steps 5 to 8."""
+    if changes := update.changes_here | update.changes_there:
+        write_journal(target, changes)
+        push_refs(target, update)
+        update_refs(target, update)
+        remove_journal(target)

@@ -1,45 +1,43 @@
 """Receipts: on what machine and with which versions a model was trained.
 
-The train stage writes them. A receipt is a JSON file whose name is the md5 of its model.
+A receipt is an output of train that lives in Git. It explains why other outputs differ, and is no
+difference itself. Earlier commits have it in the folder receipts, under the md5 of its model.
 """
 
 import json
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from pipeline.files import atomic_write
-from pipeline.paths import RECEIPTS
-from pipeline.repository.dvc_files import LOCK, locked_outputs, read_if_present
+from pipeline.paths import RECEIPT
+from pipeline.repository.dvc_files import LockedOutput
+
+EARLIER = Path("receipts")
 
 Environment = dict[str, Any]
 
 
-def read_receipts(folder: Path) -> dict[str, Environment]:
-    """Return the receipts of a checkout by the md5 of their models; unreadable ones are ignored."""
-    receipts = {}
-    for path in (folder / RECEIPTS).glob("*.json"):
-        try:
-            content = json.loads(path.read_bytes())
-        except (OSError, ValueError):
-            continue
-        if isinstance(content, dict):
-            receipts[path.stem] = content
-    return receipts
+def read_receipt(
+    read: Callable[[Path], str | bytes],
+    hashes: Iterable[str | None],
+) -> Environment | None:
+    """Return the receipt of a commit or a folder; None if it has none that can be read.
 
-
-def copy_receipts(root: Path, tree: Path) -> None:
-    """Keep the receipts of a worktree in `root`, and give it those of models that it restored.
-
-    A model that comes from the run cache brings no receipt: it was written when the model was
-    trained, maybe in another worktree.
+    Args:
+        read: returns what is in a file, or nothing
+        hashes: of the outputs, of which one is the model, in case that the commit is an earlier one
     """
-    kept = root / ".dvc" / "tmp" / RECEIPTS
-    for receipt in (tree / RECEIPTS).glob("*.json"):
-        with atomic_write(kept / receipt.name) as temporary:
-            temporary.write_bytes(receipt.read_bytes())
-    for out in locked_outputs(read_if_present(tree / LOCK)):
-        wanted = tree / RECEIPTS / f"{out.md5}.json"
-        for folder in (root / RECEIPTS, kept):
-            if not wanted.exists() and (folder / wanted.name).is_file():
-                wanted.parent.mkdir(exist_ok=True)
-                wanted.write_bytes((folder / wanted.name).read_bytes())
+    for path in (RECEIPT, *(EARLIER / f"{md5}.json" for md5 in hashes)):
+        try:
+            content = json.loads(read(path))
+        except ValueError:
+            continue
+        for environment in content if isinstance(content, list) else [content]:
+            if isinstance(environment, dict):
+                return environment
+    return None
+
+
+def without_receipt(outs: Iterable[LockedOutput]) -> list[LockedOutput]:
+    """Return the outputs that are the same wherever equal inputs give equal bytes."""
+    return [out for out in outs if out.path != str(RECEIPT)]

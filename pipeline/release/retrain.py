@@ -21,7 +21,6 @@ from pipeline.files import atomic_write
 from pipeline.orchestration.lifecycle import run_as_flow
 from pipeline.release.candidate import Candidate, run_isolated
 from pipeline.release.champion import (
-    BRANCH,
     check_target,
     publish,
     publish_lock,
@@ -30,6 +29,8 @@ from pipeline.release.champion import (
 )
 from pipeline.release.gate import Verdict, judge, to_markdown
 from pipeline.release.overrides import Changes
+from pipeline.release.receipts import without_receipt
+from pipeline.release.tags import BRANCH
 from pipeline.release.versions import read_model_name
 from pipeline.repository.dvc_files import LOCK, locked_outputs
 from pipeline.repository.git import read_file, resolve_commit
@@ -120,8 +121,9 @@ def judge_and_publish(target: Target, candidate: Candidate, skip_ci: bool) -> St
 
 
 def has_same_outputs(target: Target, tip: str, candidate: Candidate) -> bool:
-    champion_lock = read_file(target.root, tip, LOCK)
-    return set(locked_outputs(champion_lock)) == set(locked_outputs(candidate.lock))
+    locks = (read_file(target.root, tip, LOCK), candidate.lock)
+    champion, new = (set(without_receipt(locked_outputs(lock))) for lock in locks)
+    return champion == new
 
 
 def publish_candidate(

@@ -1,23 +1,15 @@
-"""Versions of the model, as GTO keeps them: annotated tags of Git.
-
-`mnist-cnn@v1.2.0` is a version. `mnist-cnn#prod#3`, the third of its kind, says which version is in
-production. `dvc artifacts get` and `gto show` read both.
-"""
+"""The versions of the model: a list for people, and one for programs."""
 
 import json
-import re
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from pipeline.errors import PipelineError
 from pipeline.params import parse_yaml
 from pipeline.paths import METRICS
+from pipeline.release.tags import BRANCH_TRAILER, read_trailer
 from pipeline.repository.dvc_files import DVC_FILE, flatten
-from pipeline.repository.git import git, read_file
-from pipeline.repository.refs import Refs
-
-PRODUCTION = "prod"
-TRAILER = "Model-version"  # of a commit's message: the version that it makes the champion
+from pipeline.repository.git import read_file
 
 
 @dataclass(frozen=True)
@@ -29,6 +21,7 @@ class Version:
     created: str  # date and time, to the minute
     stages: tuple[str, ...]  # of GTO, such as prod
     metrics: dict[str, float]  # of its commit
+    branch: str = ""  # where it was published, if its commit says so
 
 
 def read_model_name(root: Path, commit: str) -> str:
@@ -43,78 +36,6 @@ def read_model_name(root: Path, commit: str) -> str:
             f" {found}"
         )
     return str(models[0])
-
-
-def annotated_tags(root: Path, pattern: str) -> dict[str, str]:
-    """Return the commit of each annotated tag whose name matches."""
-    template = "--format=%(refname:strip=2) %(*objectname)"  # no commit if it is not annotated
-    lines = git(root, "for-each-ref", template, f"refs/tags/{pattern}").splitlines()
-    commits = {name: commit for name, _, commit in (line.partition(" ") for line in lines)}
-    return {name: commit for name, commit in commits.items() if commit}
-
-
-def next_version(root: Path, artifact: str) -> str:
-    """Return the version after the latest.
-
-    Its minor number grows, since the network's input and output stay what they are.
-    """
-    names = annotated_tags(root, f"{artifact}@*")
-    matches = [re.fullmatch(r".+@v(\d+)\.(\d+)\.\d+", name) for name in names]
-    numbers = [(int(match[1]), int(match[2])) for match in matches if match]
-    if not numbers:
-        return f"{artifact}@v1.0.0"
-    major, minor = max(numbers)
-    return f"{artifact}@v{major}.{minor + 1}.0"
-
-
-def champion_version(root: Path, commit: str) -> str:
-    """Return the version that the commit makes the champion; empty if its message names none."""
-    return git(root, "log", "-1", f"--format=%(trailers:key={TRAILER},valueonly)", commit).strip()
-
-
-def missing_tags(root: Path, artifact: str, tip: str) -> Refs:
-    """Make the tags that the champion at `tip` should have and has not.
-
-    Returns each as a ref and its new tag object; the refs themselves are not set. They are the
-    version's tag, and one that says that this version is in production.
-    """
-    version = champion_version(root, tip)
-    if not version:
-        return {}
-    missing = {}
-    commit = annotated_tags(root, version).get(version)
-    if not commit:
-        commit = tip
-        missing[f"refs/tags/{version}"] = make_tag(root, version, commit, tip)
-    last_number, production = read_assignments(root, artifact)
-    if production != commit:
-        name = f"{artifact}#{PRODUCTION}#{last_number + 1}"
-        missing[f"refs/tags/{name}"] = make_tag(root, name, commit, tip)
-    return missing
-
-
-def read_assignments(root: Path, artifact: str) -> tuple[int, str | None]:
-    """Return the highest number of the model's stage tags, and the commit that is in production."""
-    assigned: dict[int, tuple[str, str]] = {}  # a tag's stage and commit, by its number
-    for name, commit in annotated_tags(root, f"{artifact}#*").items():
-        if match := re.fullmatch(r".+#(.+)#(\d+)", name):
-            assigned[int(match[2])] = (match[1], commit)
-    in_production = [number for number, (stage, _) in assigned.items() if stage == PRODUCTION]
-    production = assigned[max(in_production)][1] if in_production else None
-    return max(assigned, default=0), production
-
-
-def make_tag(root: Path, name: str, commit: str, tip: str) -> str:
-    """Make a tag object and return its hash.
-
-    It is the same whoever makes it: its tagger, date and message are those of the commit `tip`.
-    """
-    header, _, message = git(root, "cat-file", "commit", tip).partition("\n\n")
-    committer = next(line for line in header.splitlines() if line.startswith("committer "))
-    tagger = committer.removeprefix("committer ")
-    subject = message.partition("\n")[0]
-    content = f"object {commit}\ntype commit\ntag {name}\ntagger {tagger}\n\n{subject}\n"
-    return git(root, "mktag", content=content.encode())
 
 
 def read_metrics(content: str | bytes) -> dict[str, float]:
@@ -140,6 +61,7 @@ def list_versions(root: Path, artifact: str) -> list[Version]:
                 created=version.created_at.isoformat(" ", "minutes"),
                 stages=tuple(stage for stage, name in stages.items() if name == version.version),
                 metrics=read_metrics(read_file(root, version.commit_hexsha, METRICS)),
+                branch=read_trailer(root, version.commit_hexsha, BRANCH_TRAILER),
             )
             for version in state.get_versions()
         ]
@@ -152,13 +74,14 @@ def describe(versions: list[Version]) -> str:
     metrics = dict.fromkeys(
         name for version in versions for name in version.metrics if "." not in name
     )
-    rows = [["version", "stage", "commit", "created", *metrics]]
+    rows = [["version", "stage", "branch", "commit", "created", *metrics]]
     for version in versions:
         values = [
             f"{version.metrics[name]:.4g}" if name in version.metrics else "-" for name in metrics
         ]
         stages = ", ".join(version.stages) or "-"
-        rows.append([version.name, stages, version.commit[:7], version.created, *values])
+        branch = version.branch or "-"
+        rows.append([version.name, stages, branch, version.commit[:7], version.created, *values])
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = [
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True))

@@ -2,6 +2,7 @@
 
 import subprocess
 import tempfile
+import time
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -78,8 +79,12 @@ def make_commit(
     files: Mapping[str, bytes],
     parent: str,
     message: str,
+    after: int = 0,
 ) -> str:
-    """Make a commit of `source`'s tree with `files` in it; no ref and no index changes."""
+    """Make a commit of `source`'s tree with `files` in it; no ref and no index changes.
+
+    Its date is later than `after`, in seconds since 1970, whatever this machine's clock says.
+    """
     prefix = git(root, "rev-parse", "--show-prefix")
     with tempfile.TemporaryDirectory(prefix="publish-") as name:
         index = {"GIT_INDEX_FILE": str(Path(name) / "index")}
@@ -95,6 +100,8 @@ def make_commit(
                 variables=index,
             )
         tree = git(root, "write-tree", variables=index)
+    is_behind = time.time() < after + 1
+    date = {"GIT_COMMITTER_DATE": f"@{after + 1} +0000"} if is_behind else {}
     return git(
         root,
         "commit-tree",
@@ -102,7 +109,7 @@ def make_commit(
         "-p",
         parent,
         content=message.encode(),
-        variables=committer_identity(root),
+        variables=committer_identity(root) | date,
     )
 
 

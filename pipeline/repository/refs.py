@@ -26,7 +26,7 @@ Refs = dict[str, str]  # the hash that each ref points to, by its full name
 
 
 class BranchMovedError(PipelineError):
-    """Somebody else moved the branch."""
+    """Somebody else moved the branch, or took the version."""
 
 
 @dataclass(frozen=True)
@@ -130,7 +130,8 @@ def update_refs(target: Target, update: RefUpdate) -> None:
 def push_refs(target: Target, update: RefUpdate) -> None:
     """Set the wanted refs on the remote, all or none; do nothing without a remote.
 
-    Raises BranchMovedError if the remote's branch is not where the update has it.
+    Raises BranchMovedError if one of them is not where the update has it: the remote's branch was
+    moved, or its version was published on another branch.
     """
     changes = update.changes_there
     if not target.remote or not changes:
@@ -140,10 +141,14 @@ def push_refs(target: Target, update: RefUpdate) -> None:
     try:
         run_remote_git(target, "push", *options, target.remote, *refspecs)
     except GitError as error:
-        found = list_remote_refs(target, target.ref)
+        found = list_remote_refs(target, *changes)
         if found.get(target.ref) != update.there.get(target.ref):
             raise BranchMovedError(
                 f"{target.branch} was moved on {target.remote} by somebody else"
+            ) from error
+        if any(found.get(ref, new) != new for ref, new in changes.items() if ref != target.ref):
+            raise BranchMovedError(
+                f"somebody else published this version on {target.remote}, on another branch"
             ) from error
         raise
 

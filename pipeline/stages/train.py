@@ -2,7 +2,7 @@
 
 A killed training goes on from its last checkpoint, to the same bytes.
 Reads the section `train` of params.yaml and data/tensors/{train,validation}.safetensors; writes
-models/model.safetensors, its receipt, and after every epoch reports/history.csv.
+models/model.safetensors, reports/receipt.json, and after every epoch reports/history.csv.
 Run: python -m pipeline.stages.train
 """
 
@@ -68,7 +68,7 @@ def main() -> None:
             flush=True,
         )
     save_model(MODEL, state.kept_weights or network.state_dict(), train.info)
-    write_receipt(MODEL, environment)
+    write_receipt(environment)
     checkpoint.unlink(missing_ok=True)
 
 

@@ -1,7 +1,6 @@
 """Dask workers, on this machine or on others.
 
-Each worker clones the repository from its Git remote. Data and the run cache go through the DVC
-remote.
+Each worker clones the repository from its Git remote. Data and runs go through the DVC remote.
 """
 
 import logging
@@ -10,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 from uuid import UUID
 
@@ -23,8 +23,7 @@ from prefect.task_runners import TaskRunner
 
 from pipeline.errors import PipelineError
 from pipeline.repository.dvc_files import has_remote
-from pipeline.repository.dvc_worker import DvcWorker
-from pipeline.repository.git import GitError, git
+from pipeline.repository.git import GitError, git, read_file
 
 REMOTE = "origin"
 LOCAL = "local"  # in place of an address: a cluster that lasts as long as the run
@@ -50,13 +49,25 @@ def find_clone_source(root: Path, commit: str) -> CloneSource:
         raise PipelineError(
             f"the commit {commit[:7]} is not on {REMOTE}, from which workers clone; git push it"
         )
-    if not has_remote(root):
+    if not has_remote_in_clone(root, commit):
         raise PipelineError(
-            "workers get data from the DVC remote, and there is none; dvc remote add -d and dvc"
-            " push"
+            f"workers get data from the DVC remote, and the commit {commit[:7]} has no default one"
+            " in .dvc/config; dvc remote add -d, commit, git push and dvc push"
         )
     address = str(root / url) if (root / url).is_dir() else url
     return CloneSource(address, git(root, "rev-parse", "--show-prefix"))
+
+
+def has_remote_in_clone(root: Path, commit: str) -> bool:
+    """Whether DVC has a default remote in a clone of the commit.
+
+    That has no .dvc/config.local, and no change that is not committed.
+    """
+    with TemporaryDirectory() as clone:
+        config = Path(clone) / ".dvc" / "config"
+        config.parent.mkdir()
+        config.write_text(read_file(root, commit, ".dvc/config"), encoding="utf-8")
+        return has_remote(Path(clone))
 
 
 def dask_runner(address: str, workers: int) -> TaskRunner[Any]:
@@ -81,15 +92,11 @@ def dask_runner(address: str, workers: int) -> TaskRunner[Any]:
 
 @contextmanager
 def worker_clone(source: CloneSource, commit: str) -> Iterator[Path]:
-    """Yield the pipeline's folder in this worker's clone of the commit.
-
-    It starts with the run cache of the DVC remote. What the block runs is pushed there.
-    """
+    """Yield the pipeline's folder in this worker's clone of the commit."""
     from distributed import get_worker
 
     # Dask removes this folder, also that of a dead worker.
     clone = Path(get_worker().local_directory) / f"clone-{commit}"
-    root = clone / source.prefix
     with FileLock(f"{clone}.lock"):
         if not clone.exists():
             partial = clone.with_suffix(".partial")
@@ -97,11 +104,7 @@ def worker_clone(source: CloneSource, commit: str) -> Iterator[Path]:
             git(clone.parent, "clone", "--quiet", "--no-checkout", "--", source.url, str(partial))
             git(partial, "checkout", "--quiet", "--detach", commit)
             partial.rename(clone)
-        with DvcWorker(root) as dvc:
-            dvc.run("fetch", "--run-cache", "--quiet")
-    yield root
-    with DvcWorker(root) as dvc:
-        dvc.run("push", "--run-cache", "--quiet")
+    yield clone / source.prefix
 
 
 def mark_orphans_crashed(parent: UUID | str, name: str) -> None:

@@ -32,7 +32,6 @@ from pipeline.orchestration.lifecycle import run_as_flow, watch_for_cancellation
 from pipeline.release.candidate import run_isolated
 from pipeline.release.overrides import PARAMS_FILE, Changes, apply_overrides, parse_overrides
 from pipeline.release.retrain import retrain
-from pipeline.repository.dvc_worker import DvcWorker
 from pipeline.repository.git import git
 from pipeline.repository.processes import CancelScope, current_scope
 from pipeline.sweep.dask_cluster import CloneSource, mark_orphans_crashed, worker_clone
@@ -127,9 +126,6 @@ def sweep_and_publish(
     summary = f"{done} of {len(trials)} combinations; the best: {best.line}"
     if branch is None:
         return Completed(message=summary)
-    if source:
-        with DvcWorker(root) as dvc:
-            dvc.run("fetch", "--run-cache", "--quiet")  # what the workers have made
     published = retrain(commit, best.changes, branch, remote, return_state=True)
     message = f"{summary}; {published.message}"
     return State(type=published.type, name=published.name, message=message)

@@ -18,6 +18,7 @@ import pytest
 from helpers import STAGES, edit_params
 from toy import execute
 
+from pipeline.paths import RECEIPT
 from pipeline.repository.processes import subprocess_environment
 
 pytestmark = pytest.mark.slow
@@ -42,7 +43,7 @@ def draw_kills() -> list[str]:
     draw = random.Random(4)
     steps = [f"step {draw.randint(1, STEPS)} {draw.uniform(0, 0.03):.4f}" for _ in range(13)]
     renames = [f"rename .checkpoints/ {draw.randint(1, EPOCHS * 4)}" for _ in range(4)]
-    return [*steps, *renames, "rename models/ 1", "rename receipts/ 1", "unlink .checkpoints/ 1"]
+    return [*steps, *renames, "rename models/ 1", f"rename {RECEIPT} 1", "unlink .checkpoints/ 1"]
 
 
 def repro(folder: Path, **faults: str) -> subprocess.CompletedProcess[str]:

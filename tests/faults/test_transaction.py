@@ -30,6 +30,7 @@ from toy import (
     wait_until,
 )
 
+from pipeline.release.versions import list_versions
 from pipeline.repository.git import git
 
 pytestmark = pytest.mark.slow
@@ -196,6 +197,26 @@ def test_a_remote_whose_git_is_killed_with_its_refs_locked(root: Path, api: Api)
     flow_run = retrain(root / "checkout", api, "--set", f"train.skill={NEW}", "--push", "origin")
     assert flow_run["state"]["name"] == "Published"
     assert_that_all_is_well(root, NEW)
+
+
+def test_another_branch_takes_the_version_of_a_killed_run(root: Path, api: Api) -> None:
+    """The kill leaves the remote's branch without its tags, and another clone publishes then."""
+    process = start_faulty(root, api, "push", "half", "--push", "origin")
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL
+    execute(root, "git", "clone", "--quiet", "--branch", "main", "remote.git", "other")
+    publish_to_team = ("--set", "train.skill=165", "--publish", "team", "--push", "origin")
+    flow_run = retrain(root / "other", api, *publish_to_team)
+    assert message(flow_run).startswith("toy@v1.1.0: accuracy 82.50%, and no champion yet")
+    flow_run = retrain(root / "checkout", api, "--set", f"train.skill={NEW}", "--push", "origin")
+    assert flow_run["state"]["name"] == "Unchanged"
+    for repository in (root / "checkout", root / "remote.git"):
+        versions = {version.name: version for version in list_versions(repository, "toy")}
+        champions = {name: version.stages for name, version in versions.items() if version.stages}
+        assert champions == {"v1.2.0": ("prod",), "v1.1.0": ("team",)}
+        assert versions["v1.2.0"].commit == git(repository, "rev-parse", "champion")
+        assert versions["v1.1.0"].commit == git(root / "other", "rev-parse", "team")
+    assert model_in(root / "remote.git", root / "storage") == NEW
 
 
 def test_two_retrainings_at_once_publish_in_turn(root: Path, api: Api) -> None:

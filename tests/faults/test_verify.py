@@ -1,6 +1,5 @@
 """The verify command on a repository of this code on the sample, in real processes."""
 
-import hashlib
 import json
 import signal
 import subprocess
@@ -9,8 +8,11 @@ from pathlib import Path
 
 import pytest
 from helpers import files_under
-from toy import GIT, execute
+from ruamel.yaml import YAML
+from toy import GIT, append, commit_all, execute
 
+from pipeline.paths import RECEIPT
+from pipeline.release.verify import dvc_md5
 from pipeline.repository.processes import subprocess_environment
 
 pytestmark = pytest.mark.slow
@@ -135,18 +137,88 @@ def test_what_is_modified_is_found_and_named(
     assert result.stdout.splitlines()[-1].startswith("different: ")
 
 
-def test_another_machine_is_named_as_the_reason(repository: Path) -> None:
-    """The model differs, and its receipt is of a machine that may round differently."""
+def claim_another_machine(folder: Path) -> None:
+    """Change the receipt, and its hash in dvc.lock."""
+    path = folder / RECEIPT
+    [environment] = json.loads(path.read_text(encoding="utf-8"))
+    environment |= {"processor": "Another", "threads": 64}
+    path.write_text(json.dumps([environment]), encoding="utf-8")
+    execute(folder, "dvc", "commit", "--force", "train")
+
+
+def test_the_same_outputs_of_another_machine_are_the_same(repository: Path) -> None:
+    """A receipt explains a difference, and is none."""
+    claim_another_machine(repository)
+    commit(repository)
+    result = verify(repository)
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert "the model's maker: processor Another, here " in result.stdout
+    assert result.stdout.splitlines()[-1].startswith("same: ")
+
+
+def test_a_receipt_changed_without_its_lock_is_modified(repository: Path) -> None:
+    (repository / RECEIPT).write_text("[{}]", encoding="utf-8")
+    commit(repository)
+    result = verify(repository)
+    assert result.returncode == 1
+    assert f"modified: train: {RECEIPT} in the commit has md5 " in result.stdout
+
+
+@pytest.mark.parametrize("how", ["--temp", "--queue"])
+def test_an_experiment_carries_its_receipt(repository: Path, how: str) -> None:
+    """It runs in a folder of its own, from a commit whose model another machine made."""
+    claim_another_machine(repository)
+    commit(repository)
+    command = ("dvc", "exp", "run", how, "--name", "faster", "-S", "train.learning_rate=0.002")
+    execute(repository, *command)
+    if how == "--queue":
+        execute(repository, "dvc", "exp", "run", "--run-all")
+    execute(repository, "dvc", "exp", "branch", "faster", "faster")
+    [receipt] = json.loads(execute(repository, "git", "show", f"faster:{RECEIPT}"))
+    assert receipt["processor"] != "Another"
+    result = verify(repository, "--rev", "faster", "--json")
+    environment = json.loads(result.stdout)["environment"]
+    assert (result.returncode, environment["maker"]) == (0, receipt)
+
+
+# How a training left its receipt before it was an output
+EARLIER = """
+def write_receipt(environment: Environment) -> None:
+    import hashlib
+    md5 = hashlib.md5(Path("models/model.safetensors").read_bytes()).hexdigest()
+    Path("receipts").mkdir(exist_ok=True)
+    Path(f"receipts/{md5}.json").write_text(json.dumps(environment))
+"""
+
+
+@pytest.mark.parametrize(("processor", "code"), [("here", 1), ("Another", 2)])
+def test_the_receipts_of_earlier_commits_are_read(
+    repository: Path, processor: str, code: int
+) -> None:
+    """The model is another than the code gives, and the receipt is of this machine or another."""
+    append(repository / "pipeline/mnist/environment.py", EARLIER)
+    graph = YAML()
+    content = graph.load(repository / "dvc.yaml")
+    del content["stages"]["train"]["metrics"]
+    graph.dump(content, repository / "dvc.yaml")
+    (repository / RECEIPT).unlink()
+    execute(repository, "dvc", "repro")
     modify_with_its_lock(MODEL, "train", repository)
     (receipt,) = (repository / "receipts").iterdir()
-    environment = json.loads(receipt.read_text(encoding="utf-8")) | {
-        "processor": "Another",
-        "threads": 64,
-    }
-    md5 = hashlib.md5((repository / MODEL).read_bytes()).hexdigest()
-    receipt.rename(receipt.with_name(f"{md5}.json"))
-    receipt.with_name(f"{md5}.json").write_text(json.dumps(environment), encoding="utf-8")
-    execute(repository, "git", "add", "--all")
+    if processor == "Another":
+        environment = json.loads(receipt.read_text(encoding="utf-8")) | {"processor": processor}
+        md5 = dvc_md5(repository / MODEL)
+        receipt.with_name(f"{md5}.json").write_text(json.dumps(environment), encoding="utf-8")
+    commit_all(repository)
+    result = verify(repository)
+    assert result.returncode == code, result.stdout + result.stderr
+    assert "the model's maker: no receipt" not in result.stdout
+
+
+def test_another_machine_is_named_as_the_reason(repository: Path) -> None:
+    """The model differs, and its receipt is of a machine that may round differently."""
+    claim_another_machine(repository)
+    modify_with_its_lock(MODEL, "train", repository)
     commit(repository)
     result = verify(repository)
     assert result.returncode == 2, result.stdout + result.stderr

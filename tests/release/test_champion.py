@@ -1,12 +1,15 @@
 """Publishing in real repositories with real remotes: what moves, what stays, what is completed."""
 
 import json
+import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from gto.constants import name_re
 from toy import GIT, commit_all, execute
 
 from pipeline.errors import PipelineError
@@ -18,7 +21,8 @@ from pipeline.release.champion import (
     read_evaluation,
     reconcile,
 )
-from pipeline.release.versions import champion_version, list_versions
+from pipeline.release.tags import champion_version, stage_of
+from pipeline.release.versions import list_versions
 from pipeline.repository.git import GitError, git
 from pipeline.repository.refs import BranchMovedError, Target
 
@@ -125,7 +129,7 @@ def test_dvc_fetches_a_version_or_what_is_in_production(
     ):
         execute(tmp_path, *get, *wanted, "--out", f"model-{number}")
         assert (tmp_path / f"model-{number}").read_text() == model
-    assert promote(target, "v1.0.0") == "toy@v1.0.0 is the champion again"
+    assert promote(target, "v1.0.0") == "toy@v1.0.0 is now the champion of the branch champion"
     execute(tmp_path, *get, "--stage", "prod", "--out", "again")
     assert (tmp_path / "again").read_text() == "150 0"
     shown = execute(folder, sys.executable, "-m", "pipeline", "models").splitlines()
@@ -150,7 +154,8 @@ def test_a_promotion_follows_the_champion(target: Target, folder: Path) -> None:
         folder, "rev-parse", "toy@v1.0.0^{tree}"
     )
     after = refs(folder)
-    assert promote(target, "toy@v1.0.0") == "toy@v1.0.0 is the champion already"
+    already = "toy@v1.0.0 is the champion of the branch champion already"
+    assert promote(target, "toy@v1.0.0") == already
     assert refs(folder) == after
     assert publish_now(target, notes_md="three") == "toy@v1.2.0"
     with pytest.raises(PipelineError) as raised:
@@ -293,6 +298,142 @@ def test_what_a_kill_left_out_is_completed(
         == refs(tmp_path / "remote.git")
         == ({} if lost_here == lost_there == REFS else whole)
     )
+
+
+def champions(folder: Path) -> dict[str, str]:
+    """Return the version that GTO has for each stage, as it and DVC choose it: the latest."""
+    return {
+        stage: version.name for version in list_versions(folder, "toy") for stage in version.stages
+    }
+
+
+def on_branch(target: Target, branch: str) -> Target:
+    return replace(target, branch=branch)
+
+
+def test_each_branch_has_its_own_line_of_champions(target: Target, folder: Path) -> None:
+    team = on_branch(target, "team")
+    publish_now(target, notes_md="one")
+    assert publish_now(team, notes_md="two") == "toy@v1.1.0", "the versions are of all branches"
+    assert champions(folder) == {"prod": "v1.0.0", "team": "v1.1.0"}
+    assert {version.name: version.branch for version in list_versions(folder, "toy")} == {
+        "v1.0.0": "champion",
+        "v1.1.0": "team",
+    }
+    before = refs(folder)
+    for each, version in ((target, "v1.0.0"), (team, "v1.1.0")):
+        already = f"toy@{version} is the champion of the branch {each.branch} already"
+        assert promote(each, version) == already
+    assert refs(folder) == before
+
+
+def test_a_version_of_another_branch_is_promoted(target: Target, folder: Path) -> None:
+    """Also on a branch that is not there yet."""
+    team, new = on_branch(target, "team"), on_branch(target, "new")
+    publish_now(target, notes_md="one")
+    publish_now(team, notes_md="two")
+    now = "is now the champion of the branch"
+    assert promote(target, "v1.1.0") == f"toy@v1.1.0 {now} champion"
+    assert execute(folder, "git", "show", "champion:notes.md") == "two"
+    assert promote(new, "v1.0.0") == f"toy@v1.0.0 {now} new"
+    assert champions(folder) == {"prod": "v1.1.0", "team": "v1.1.0", "new": "v1.0.0"}
+    shown = execute(folder, sys.executable, "-m", "pipeline", "models").splitlines()
+    assert [re.split("  +", line)[:3] for line in shown] == [
+        ["version", "stage", "branch"],
+        ["v1.1.0", "prod, team", "team"],
+        ["v1.0.0", "new", "champion"],
+    ]
+    command = ("promote", "v1.0.0", "--branch", "team")
+    said = execute(folder, sys.executable, "-m", "pipeline", *command)
+    assert said == f"toy@v1.0.0 {now} team\n"
+    assert champions(folder) == {"prod": "v1.1.0", "team": "v1.0.0", "new": "v1.0.0"}
+
+
+def test_a_branch_gives_its_stage_a_name_that_gto_and_git_find() -> None:
+    assert [stage_of(branch) for branch in ("champion", "team", "my-team_2")] == [
+        "prod",
+        "team",
+        "my-team_2",
+    ]
+    others = ["prod", "release/1.2", "release-1.2", "-x", "über", "é", "a#b"]
+    stages = [stage_of(branch) for branch in others]
+    assert len({*stages, *others}) == len(stages) + len(others)
+    for stage in stages:
+        assert name_re.fullmatch(stage)
+        assert "/" not in stage
+
+
+def test_a_branch_whose_name_is_no_stage_has_one(target: Target, folder: Path) -> None:
+    for branch in ("prod", "release/1.2"):
+        each = on_branch(target, branch)
+        publish_now(each)
+        whole = refs(folder)
+        reconcile(each)
+        assert refs(folder) == whole
+    assert champions(folder) == {stage_of("prod"): "v1.0.0", stage_of("release/1.2"): "v1.1.0"}
+
+
+def test_a_stage_that_another_branch_took_comes_back(target: Target, folder: Path) -> None:
+    """Before each branch had a stage, every branch moved the stage prod."""
+    publish_now(target, notes_md="one")
+    publish_now(on_branch(target, "team"), notes_md="two")
+    assigned = git(folder, "for-each-ref", "--format=%(refname)", "refs/tags/toy#team#2")
+    execute(folder, "git", "update-ref", "-d", assigned)
+    later = "GIT_COMMITTER_DATE=@3786912000 +0000"
+    execute(folder, "env", later, *GIT, "tag", "-a", "-m", "-", "toy#prod#2", "team")
+    assert champions(folder) == {"prod": "v1.1.0"}
+    for branch in ("champion", "team", "champion"):
+        reconcile(on_branch(target, branch))
+    assert champions(folder) == {"prod": "v1.0.0", "team": "v1.1.0"}
+    assert len(execute(folder, "git", "log", "--format=%s", "champion").splitlines()) == 4
+    assert git(folder, "log", "-1", "--format=%s", "champion") == "Promote toy@v1.0.0"
+
+
+def test_the_loser_of_a_race_between_branches_takes_the_next_version(
+    shared: Target, folder: Path, tmp_path: Path
+) -> None:
+    publish_now(shared, notes_md="one")
+    execute(folder, "git", "push", "--quiet", "origin", "main")
+    execute(tmp_path, "git", "clone", "--quiet", "remote.git", "other", "--branch", "main")
+    tip = reconcile(shared)
+    publish_now(Target(tmp_path / "other", "toy", "team", "origin"), notes_md="other")
+    before = refs(folder), refs(tmp_path / "remote.git")
+    with publish_lock(shared), pytest.raises(BranchMovedError, match="on another branch"):
+        publish(shared, "HEAD", {"notes.md": b"late"}, tip, "Publish {version}", "")
+    assert (refs(folder), refs(tmp_path / "remote.git")) == before
+    assert publish_now(shared, notes_md="late") == "toy@v1.2.0"
+    assert champions(folder) == {"prod": "v1.2.0", "team": "v1.1.0"}
+
+
+@pytest.mark.parametrize("lost_here", [True, False], ids=["before it moved here", "after that"])
+def test_a_version_that_another_branch_took_after_a_kill_is_renewed(
+    shared: Target, folder: Path, tmp_path: Path, lost_here: bool
+) -> None:
+    """The kill left the branch without its tags; another clone publishes before it is mended."""
+    execute(folder, "git", "push", "--quiet", "origin", "main")
+    execute(tmp_path, "git", "clone", "--quiet", "remote.git", "other", "--branch", "main")
+    publish_now(shared, notes_md="one")
+    delete_refs(tmp_path / "remote.git", *REFS[1:])
+    delete_refs(folder, *(REFS if lost_here else REFS[1:]))
+    other = Target(tmp_path / "other", "toy", "team", "origin")
+    assert publish_now(other, notes_md="other") == "toy@v1.0.0"
+    tip = reconcile(shared)
+    assert tip
+    assert champion_version(folder, tip) == "toy@v1.1.0"
+    assert (
+        champions(folder)
+        == champions(tmp_path / "remote.git")
+        == {
+            "prod": "v1.1.0",
+            "team": "v1.0.0",
+        }
+    )
+    assert execute(folder, "git", "show", "toy@v1.1.0:notes.md") == "one"
+    assert reconcile(shared) == tip
+    reconcile(other)
+    for branch in ("champion", "team"):
+        reconcile(on_branch(shared, branch))
+    assert refs(folder) == refs(tmp_path / "remote.git")
 
 
 @pytest.mark.slow

@@ -1,5 +1,6 @@
 """How a retraining ends, against a real server, on models that take no time to train."""
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -7,7 +8,7 @@ from typing import Any
 import pytest
 from prefect.client.schemas.objects import State
 from prefect_api import Api, calling
-from toy import commit_all, execute, make_model_workspace
+from toy import append, commit_all, execute, make_model_workspace
 
 from pipeline.release.retrain import retrain
 
@@ -86,6 +87,28 @@ def test_what_a_person_has_made_is_published_without_running_a_stage(folder: Pat
         execute(folder, "git", "diff", "--name-only", "main", "champion") == "reports/verdict.md\n"
     )
     execute(folder, "git", "checkout", "--quiet", "--detach", "champion")
+    assert retrain_now() == ("Unchanged", "champion has this model already")
+
+
+# At the end of train: a receipt that names the machine
+RECEIPT = """
+import os
+Path("reports/receipt.json").write_text(f'[{{"machine": "{os.environ.get("MACHINE")}"}}]')
+"""
+
+
+def test_the_same_model_of_another_machine_is_no_new_version(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    append(folder / "train.py", RECEIPT)
+    graph = (folder / "dvc.yaml").read_text()
+    metrics = "    metrics: [reports/receipt.json: {cache: false}]\n  evaluate:"
+    (folder / "dvc.yaml").write_text(graph.replace("  evaluate:", metrics))
+    commit_all(folder)
+    assert retrain_now()[0] == "Published"
+    assert "None" in execute(folder, "git", "show", "champion:reports/receipt.json")
+    shutil.rmtree(folder / ".dvc" / "cache")
+    monkeypatch.setenv("MACHINE", "another")
     assert retrain_now() == ("Unchanged", "champion has this model already")
 
 

@@ -7,10 +7,10 @@ import pytest
 from toy import commit_all, execute
 
 from pipeline.errors import PipelineError
+from pipeline.release.tags import next_version
 from pipeline.release.versions import (
     Version,
     describe,
-    next_version,
     read_model_name,
     to_json,
 )
@@ -34,15 +34,22 @@ def test_the_model_to_publish_is_the_one_that_dvc_yaml_declares(folder: Path) ->
 def test_versions_are_shown_as_a_table_and_as_json() -> None:
     made = "2026-11-23 17:55+00:00"
     versions = [
-        Version("v1.1.0", "2288c33" + "0" * 33, made, ("prod",), {"accuracy": 0.99354, "loss": 1}),
+        Version(
+            "v1.1.0",
+            "2288c33" + "0" * 33,
+            made,
+            ("prod",),
+            {"accuracy": 0.99354, "loss": 1},
+            "champion",
+        ),
         Version(
             "v1.0.0", "9965298" + "0" * 33, made, (), {"accuracy": 0.9943, "per_class.3.f1": 1}
         ),
     ]
     assert describe(versions).splitlines() == [
-        "version  stage  commit   created                 accuracy  loss",
-        "v1.1.0   prod   2288c33  2026-11-23 17:55+00:00  0.9935    1",
-        "v1.0.0   -      9965298  2026-11-23 17:55+00:00  0.9943    -",
+        "version  stage  branch    commit   created                 accuracy  loss",
+        "v1.1.0   prod   champion  2288c33  2026-11-23 17:55+00:00  0.9935    1",
+        "v1.0.0   -      -         9965298  2026-11-23 17:55+00:00  0.9943    -",
     ]
     assert json.loads(to_json(versions))[0]["stages"] == ["prod"]
     assert describe([]) == "no versions yet"
