@@ -1,7 +1,7 @@
 """The command line: `mnist COMMAND`, or `python -m pipeline COMMAND`.
 
 Each command imports what it needs when it runs. So --help starts at once, and `plan` without
-Prefect. The options are in arguments.py.
+Prefect. Their options are in options.py.
 """
 
 import atexit

@@ -92,7 +92,7 @@ def check_out_data(tree: Path, graph: Graph) -> None:
         answer = dvc.request("checkout", "--quiet", *given)
     if answer.code:
         names = " ".join(given)
-        raise VerifyError(f"data is not in the cache: {names}; get it: dvc fetch {names}")
+        raise VerifyError(f"{', '.join(given)}: not in the cache; get the data: dvc fetch {names}")
 
 
 def reproduce_all(tree: Path) -> None:
