@@ -27,7 +27,7 @@ class CmdDescribe(CmdBase):  # type: ignore[misc]  # DVC has no types
         with lock_repo(self.repo):
             steps = find_steps(self.repo, self.args.targets, self.args.all_pipelines)
             graph = get_active_graph(self.repo.index.graph)
-            described = [describe(stage, graph.successors(stage)) for stage in steps]
+            described = [describe(stage, list(graph.successors(stage))) for stage in steps]
         print(json.dumps(described, default=str))
         return 0
 
@@ -65,12 +65,27 @@ def describe(stage: Stage, needed: Iterable[Stage]) -> dict[str, Any]:
         "outs": {str(out): out.hash_info.value for out in stage.outs},
         "changes": changes,
         "params": dict(changed_params(stage)),
-        "missing": {
-            str(out): find_data(out)
-            for out in stage.outs
-            if not (out.exists or (stage.cmd and not stage.frozen))
-        },
+        "missing": dict(find_missing(stage, needed)),
     }
+
+
+def find_missing(stage: Stage, needed: Iterable[Stage]) -> Iterable[tuple[str, str]]:
+    """Yield what is missing that no command makes, and where it is.
+
+    Without it DVC refuses the stage.
+    """
+    if stage.frozen or not stage.cmd:
+        yield from ((str(out), find_data(out)) for out in stage.outs if not out.exists)
+        return
+    made = [out.fs_path for other in needed for out in other.outs]
+    for dep in stage.deps:
+        isin_or_eq = dep.fs.isin_or_eq
+        if not (
+            dep.protocol != "local"
+            or dep.exists
+            or any(isin_or_eq(dep.fs_path, out) or isin_or_eq(out, dep.fs_path) for out in made)
+        ):
+            yield str(dep), "untracked"
 
 
 def changed_params(stage: Stage) -> Iterable[tuple[str, list[dict[str, Any]]]]:

@@ -33,6 +33,7 @@ PLACES = {
     "source": (Action.PULL, "it can be imported again: dvc pull {name}"),
     "unknown": (Action.PULL, "not in the cache, and the remote does not answer: dvc pull {name}"),
     "nowhere": (Action.FAIL, "neither the cache nor a remote has it; put it back"),
+    "untracked": (Action.FAIL, "no stage makes it; put it back"),
 }
 
 
@@ -54,8 +55,8 @@ def plan(dvc: DvcWorker, graph: Graph, targets: Targets) -> list[PlannedStage]:
     planned: dict[str, PlannedStage] = {}
     for stage in graph.values():
         before = [planned[name] for name in stage.needs]
-        default = decide_unreached(before) if outcomes else Action.SKIP
-        action, refusal = outcomes.get(stage.name, (default, ""))
+        unreached = decide_unreached(stage, before) if outcomes else Action.SKIP
+        action, refusal = outcomes.get(stage.name, (unreached, ""))
         if action is Action.FAIL:
             action, *reasons = explain_refusal(stage, refusal)
         else:
@@ -87,10 +88,11 @@ def dry_run(dvc: DvcWorker, targets: Targets) -> dict[str, tuple[Action, str]]:
     }
 
 
-def decide_unreached(before: Collection[PlannedStage]) -> Action:
+def decide_unreached(stage: Stage, before: Collection[PlannedStage]) -> Action:
     """Return the action for a stage that DVC did not come to, because one before it failed."""
-    is_blocked = any(stage.action in (*REFUSED, Action.BLOCKED) for stage in before)
-    return Action.BLOCKED if is_blocked else Action.FOLLOW
+    if any(stage.action in (*REFUSED, Action.BLOCKED) for stage in before):
+        return Action.BLOCKED
+    return Action.FAIL if stage.missing else Action.FOLLOW
 
 
 def explain_refusal(stage: Stage, refusal: str) -> tuple[Any, ...]:

@@ -195,6 +195,29 @@ def test_what_nothing_touches_is_skipped_though_something_else_is_stale(
     assert actions == {"kept": Action.SKIP, "after": Action.SKIP, "stale": Action.RUN}
 
 
+def test_a_missing_dependency_that_no_stage_makes_is_a_refusal(fresh: Path) -> None:
+    """Also behind a stage that runs, where a dry run does not come to it."""
+    append(fresh / "first.py", "#")
+    (fresh / "second.py").unlink()
+    reason = "second.py is not here; no stage makes it; put it back"
+    assert make_plan(fresh) == {
+        "first": (Action.RUN, ("first.py modified",)),
+        "second": (Action.FAIL, (reason,)),
+        "third": (Action.BLOCKED, ("needs second",)),
+    }
+
+
+def test_a_dvc_yaml_without_stages_does_not_hide_another(tmp_path: Path) -> None:
+    folder = make_workspace(tmp_path / "w", {"only": ""})
+    (folder / "sub").mkdir()
+    (folder / "dvc.yaml").write_text("stages: {}")
+    (folder / "sub" / "dvc.yaml").write_text("stages: {one: {cmd: echo 1 > x, outs: [x]}}")
+    targets = Targets(all_pipelines=True)
+    with DvcWorker(folder) as dvc:
+        (step,) = plan(dvc, read_graph(dvc, targets), targets)
+    assert (step.name, step.action) == ("sub/dvc.yaml:one", Action.RUN)
+
+
 def test_an_import_whose_source_is_gone_is_up_to_date(tmp_path: Path) -> None:
     """Offline is normal: an import is frozen, and DVC does not ask for its source."""
     source = make_workspace(tmp_path / "source", {"made": ""})
