@@ -207,15 +207,14 @@ def test_a_missing_dependency_that_no_stage_makes_is_a_refusal(fresh: Path) -> N
     }
 
 
-def test_a_dvc_yaml_without_stages_does_not_hide_another(tmp_path: Path) -> None:
-    folder = make_workspace(tmp_path / "w", {"only": ""})
+def test_a_dvc_yaml_without_stages_means_all_there_are(tmp_path: Path) -> None:
+    """To DVC no stage means every stage; the copy must have that dvc.yaml, too."""
+    folder = make_workspace(tmp_path / "w", {})
     (folder / "sub").mkdir()
-    (folder / "dvc.yaml").write_text("stages: {}")
     (folder / "sub" / "dvc.yaml").write_text("stages: {one: {cmd: echo 1 > x, outs: [x]}}")
-    targets = Targets(all_pipelines=True)
-    with DvcWorker(folder) as dvc:
-        (step,) = plan(dvc, read_graph(dvc, targets), targets)
-    assert (step.name, step.action) == ("sub/dvc.yaml:one", Action.RUN)
+    steps = make_plan(folder)
+    assert steps == {"sub/dvc.yaml:one": (Action.RUN, ("not in sub/dvc.lock yet",))}
+    assert "Running stage 'sub/dvc.yaml:one'" in execute(folder, "dvc", "repro")
 
 
 def test_an_import_whose_source_is_gone_is_up_to_date(tmp_path: Path) -> None:
