@@ -149,7 +149,7 @@ def add_predict_options(parser: Parser) -> None:
     parser.add_argument(
         "files", nargs="+", metavar="FILE", help="an image file, or - for standard input"
     )
-    add_json_option(parser, "a list of file, digit, confidence, top and unsure")
+    add_json_option(parser, "a list of file, prediction, confidence, top and unsure")
 
 
 def add_sweep_options(parser: Parser) -> None:
@@ -239,7 +239,7 @@ GROUPS = {
             "list the versions, their stages and metrics", "models", add_models_options
         ),
         "predict": Command(
-            "read the digit in image files", "predict docs/five.jpg", add_predict_options
+            "tell what image files show", "predict docs/five.jpg", add_predict_options
         ),
     },
     "Experiment": {
