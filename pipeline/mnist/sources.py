@@ -50,18 +50,8 @@ class DatasetFiles:
 
 
 DIGITS = tuple("0123456789")
-CLOTHES = (
-    "T-shirt/top",
-    "Trouser",
-    "Pullover",
-    "Dress",
-    "Coat",
-    "Sandal",
-    "Shirt",
-    "Sneaker",
-    "Bag",
-    "Ankle boot",
-)
+CLOTHES = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat")
+CLOTHES += ("Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
 DATASETS: dict[DatasetName, DatasetFiles] = {
     "MNIST": DatasetFiles(
         info=DatasetInfo(dataset="MNIST", classes=DIGITS, subject="digit", preparation="centred"),

@@ -25,6 +25,14 @@ from pipeline.paths import (
     TEST,
 )
 from pipeline.report import figures
+from pipeline.report.measurements import (
+    HistoryRow,
+    PredictionRow,
+    ReliabilityRow,
+    read_metrics,
+    read_table,
+    unreadable,
+)
 from pipeline.report.page import (
     count_confusions,
     draw_curves,
@@ -35,14 +43,6 @@ from pipeline.report.page import (
     most_confused,
     render,
     save_mistakes,
-)
-from pipeline.report.results import (
-    HistoryRow,
-    PredictionRow,
-    ReliabilityRow,
-    read_metrics,
-    read_table,
-    unreadable,
 )
 
 

@@ -8,6 +8,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 from helpers import NETWORK
+from networks import NETWORKS, Recurrent, Tied
+from torch import nn
 
 from pipeline.errors import DataError
 from pipeline.mnist.inference import normalize
@@ -75,6 +77,74 @@ def test_the_step_in_numbers_is_what_the_network_computes(network: Any) -> None:
         total = (np.array(step["pixels"]) * np.array(step["weights"])).sum() + step["bias"]
         assert total == pytest.approx(step["answer"], abs=1e-5)
         assert np.max(step["block"]) == step["answer"] == trace.outputs["conv1"][example].max()
+
+
+def trace_of(network: nn.Module) -> LayerTrace:
+    torch.manual_seed(1)
+    return trace_layers(network.eval(), images(), np.array([3, 5]))
+
+
+def test_a_layer_is_a_module_that_calls_no_other_one() -> None:
+    trace = trace_of(Recurrent())
+    assert [
+        (layer.name, layer.input, layer.shape, layer.parameters) for layer in trace.info.layers
+    ] == [
+        ("relu", (), (), 0),
+        ("rows", (), (), 2944),
+        ("relu (2)", (16,), (16,), 0),
+        ("dense", (16,), (10,), 170),
+    ]
+    assert list(trace.outputs) == ["relu (2)", "dense"]
+    np.testing.assert_allclose(trace.logits, 2 * trace.outputs["dense"])
+    [layer] = trace_of(Tied()).info.layers
+    assert (layer.name, layer.shape, layer.parameters) == ("Tied", (10,), 7841)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_every_networks_layers_come_back_as_saved(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    network = NETWORKS[name]()
+    trace = trace_of(network)
+    save_trace(PATH, trace)
+    loaded = load_trace(PATH)
+    assert loaded.info == trace.info
+    assert loaded.info.parameters == sum(value.numel() for value in network.parameters())
+    assert loaded.filters is None
+    torch.manual_seed(1)
+    np.testing.assert_allclose(loaded.logits, network(images()).detach(), rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("layers", "has_filters", "pool"),
+    [
+        ([nn.Conv2d(1, 4, 5, bias=False), nn.MaxPool2d(3)], True, 3),
+        ([nn.Conv2d(1, 4, 3, padding="same"), nn.MaxPool2d(2, stride=2)], True, 2),
+        ([nn.Conv2d(1, 4, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)], True, 0),
+        ([nn.Conv2d(1, 4, 3, padding=1), nn.MaxPool2d(3, stride=1, padding=1)], True, 0),
+        ([nn.Conv2d(1, 4, 3, padding=1), nn.MaxPool2d(3)], True, 0),  # a pixel is left over
+        ([nn.Conv2d(1, 4, 3, stride=2)], False, 0),
+        ([nn.Conv2d(1, 4, (3, 5))], False, 0),
+        ([nn.Conv2d(1, 4, 3, padding=1, padding_mode="reflect")], False, 0),
+        ([nn.ReLU(), nn.Conv2d(1, 4, 3)], False, 0),
+    ],
+)
+def test_only_a_convolution_over_the_image_itself_is_shown_in_numbers(
+    layers: list[nn.Module], has_filters: bool, pool: int
+) -> None:
+    digits = torch.randint(
+        0, 256, (3, 1, 28, 28), dtype=torch.uint8, generator=torch.Generator().manual_seed(1)
+    )
+    network = nn.Sequential(*layers, nn.Flatten(), nn.LazyLinear(10))
+    trace = trace_layers(network, normalize(digits, INFO), np.arange(3))
+    assert (trace.filters is not None, trace.info.pool) == (has_filters, pool)
+    for example, digit in enumerate(digits.numpy()[:, 0]):
+        step = convolution_step(trace, example, digit, INFO)
+        assert (step is not None) == has_filters
+        if step:
+            total = (np.array(step["pixels"]) * np.array(step["weights"])).sum() + step["bias"]
+            assert total == pytest.approx(step["answer"], abs=1e-5)
 
 
 def test_they_come_back_as_saved_in_the_same_bytes(
