@@ -12,7 +12,7 @@ import torch
 from pipeline.mnist.device import keep_freed_memory, make_deterministic
 from pipeline.mnist.idx import read_raw
 from pipeline.mnist.inference import TensorDigits, predict
-from pipeline.mnist.model import CNN
+from pipeline.mnist.model import build_network
 from pipeline.mnist.tensors import TensorInfo
 from pipeline.mnist.training import TrainingState, fit
 from pipeline.params import load_params
@@ -39,7 +39,7 @@ def main() -> None:
             for part in (*parts, read_raw(RAW, "test"))
         )
         make_deterministic(seed)
-        network = CNN()
+        network = build_network(train.network, len(info.classes))
         recipe = train.model_copy(update={"seed": seed})
         state = TrainingState.start(network, recipe, len(train_digits.labels))
         history = list(fit(state, train_digits, validation, recipe, save=lambda state: None))

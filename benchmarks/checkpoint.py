@@ -13,7 +13,7 @@ import torch
 from pipeline.mnist.checkpoint import checkpoint_path, load_checkpoint, save_checkpoint
 from pipeline.mnist.device import keep_freed_memory, make_deterministic
 from pipeline.mnist.inference import load_to_device
-from pipeline.mnist.model import CNN
+from pipeline.mnist.model import build_network
 from pipeline.mnist.training import TrainingState, fit
 from pipeline.params import load_params
 from pipeline.paths import TRAIN, VALIDATION
@@ -40,7 +40,8 @@ def main() -> None:
         load_checkpoint(path)
         preparing = perf_counter() - start
         start = perf_counter()
-        state = TrainingState.start(CNN(), params, len(train.labels))
+        network = build_network(params.network, len(train.info.classes))
+        state = TrainingState.start(network, params, len(train.labels))
         every = params.checkpoint_every
         epochs = len(list(fit(state, train, validation, params, save=save, save_every=every)))
         total = perf_counter() - start

@@ -72,7 +72,8 @@ def main() -> None:
                 make(digit).save(name, quality=75)
             found, _ = predict_files(names)
             agree = sum(
-                prediction.digit == digit for prediction, digit in zip(found, expected, strict=True)
+                prediction.prediction == digit
+                for prediction, digit in zip(found, expected, strict=True)
             )
             unsure = sum(prediction.unsure is not None for prediction in found)
             print(

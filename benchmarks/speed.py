@@ -14,14 +14,18 @@ from time import perf_counter
 
 import torch
 import torch.nn.functional as F
+from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import notebook
 from pipeline.mnist.device import keep_freed_memory, make_deterministic
 from pipeline.mnist.inference import TensorDigits, load_to_device
-from pipeline.mnist.model import CNN
+from pipeline.mnist.model import build_network
+from pipeline.mnist.tracing import record_calls
 from pipeline.mnist.training import Recipe, TrainingState, fit
+from pipeline.params import load_params
 from pipeline.paths import RAW, TRAIN
+from pipeline.stages.train import TrainParams
 
 ROUNDS = 7
 IMAGES = 64 * 50  # in an epoch
@@ -30,6 +34,10 @@ CPU = torch.device("cpu")
 RECIPE = Recipe(
     seed=1, epochs=EPOCHS, batch_size=64, learning_rate=0.001, schedule="constant", max_shift=0
 )
+
+
+def make_network() -> nn.Module:
+    return build_network(load_params("train", TrainParams).network, classes=10)
 
 
 def time_notebook() -> float:
@@ -47,7 +55,7 @@ def time_ours() -> float:
     validation = TensorDigits(digits.images[:1], digits.labels[:1], digits.info)
     keep_freed_memory()
     make_deterministic(1)
-    state = TrainingState.start(CNN(), RECIPE, IMAGES)
+    state = TrainingState.start(make_network(), RECIPE, IMAGES)
     times = [perf_counter() for _ in fit(state, train, validation, RECIPE, save=lambda state: None)]
     return IMAGES / statistics.median(after - before for before, after in pairwise(times))
 
@@ -59,10 +67,13 @@ def time_products() -> float:
     and one for the gradient of its weights; each but the first has one for the gradient of its
     input. The best time of each product counts.
     """
-    batch, forward = 64, [(28 * 28, 9, 32), (14 * 14, 288, 64), (1, 3136, 128), (1, 128, 10)]
-    seconds = 0.0
-    for layer, (positions, inputs, outputs) in enumerate(forward):
-        rows = batch * positions
+    batch, seconds = 64, 0.0
+    calls, _ = record_calls(make_network(), torch.zeros(1, 1, 28, 28))
+    products = [call for call in calls if isinstance(call.module, nn.Conv2d | nn.Linear)]
+    for layer, (module, _, made) in enumerate(products):
+        weights = module.get_parameter("weight")
+        outputs, inputs = len(weights), weights[0].numel()
+        rows = batch * made.numel() // outputs if made is not None else 0
         seconds += product_time(rows, inputs, outputs) + product_time(inputs, rows, outputs)
         if layer > 0:
             seconds += product_time(rows, outputs, inputs)
@@ -86,7 +97,7 @@ def product_time(rows: int, inner: int, columns: int) -> float:
 
 def operations_per_image() -> float:
     """Floating-point operations of one training step, forward and backward."""
-    network, images = CNN(), torch.zeros(64, 1, 28, 28)
+    network, images = make_network(), torch.zeros(64, 1, 28, 28)
     with FlopCounterMode(display=False) as counter:
         F.cross_entropy(network(images), torch.zeros(64, dtype=torch.long)).backward()
     return float(counter.get_total_flops()) / 64

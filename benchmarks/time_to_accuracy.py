@@ -18,7 +18,7 @@ import torch
 from benchmarks import notebook
 from pipeline.mnist.device import keep_freed_memory, make_deterministic
 from pipeline.mnist.inference import load_to_device, predict
-from pipeline.mnist.model import CNN
+from pipeline.mnist.model import build_network
 from pipeline.mnist.training import TrainingState, fit
 from pipeline.params import load_params
 from pipeline.paths import RAW, TEST, TRAIN, VALIDATION
@@ -45,7 +45,7 @@ def run_ours(seed: int) -> tuple[float, float]:
     recipe = params.model_copy(update={"seed": seed, "epochs": EPOCHS})
     keep_freed_memory()
     make_deterministic(seed)
-    network, start = CNN(), perf_counter()
+    network, start = build_network(params.network, len(train.info.classes)), perf_counter()
     state = TrainingState.start(network, recipe, len(train.labels))
     list(fit(state, train, validation, recipe, save=lambda state: None))
     seconds = perf_counter() - start

@@ -92,7 +92,7 @@ GROUPS = {
             "list the versions, their stages and metrics", "models", add_models_options
         ),
         "predict": Command(
-            "read the digit in image files", "predict docs/five.jpg", add_predict_options
+            "tell what image files show", "predict docs/five.jpg", add_predict_options
         ),
     },
     "Experiment": {

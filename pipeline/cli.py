@@ -109,7 +109,7 @@ def list_models(arguments: Namespace) -> None:
     print(to_json(versions) if arguments.json else describe(versions))
 
 
-def predict_digits(arguments: Namespace) -> None:
+def predict_images(arguments: Namespace) -> None:
     from pipeline.mnist.predict import describe, predict_files, to_json
 
     # A file's name may hold bytes that are no text.
@@ -171,7 +171,7 @@ COMMANDS: dict[str, Callable[[Namespace], None]] = {
     "retrain": retrain_model,
     "promote": promote_version,
     "models": list_models,
-    "predict": predict_digits,
+    "predict": predict_images,
     "sweep": run_sweep,
     "verify": verify_commit,
 }

@@ -117,7 +117,7 @@ def add_predict_options(parser: Parser) -> None:
     parser.add_argument(
         "files", nargs="+", metavar="FILE", help="an image file, or - for standard input"
     )
-    add_json_option(parser, "a list of file, digit, confidence, top and unsure")
+    add_json_option(parser, "a list of file, prediction, confidence, top and unsure")
 
 
 def add_sweep_options(parser: Parser) -> None:

@@ -86,7 +86,11 @@ def describe_fault(fault: ErrorDetails, section: str, model: type[BaseModel]) ->
     if fault["type"] == "missing":
         return f"{name} is missing; add it"
     if fault["type"] == "extra_forbidden":
-        return f"{name} is not a parameter; {section} has {', '.join(model.model_fields)}"
+        inner: Any = model
+        for part in fault["loc"][:-1]:  # of a section within the section
+            inner = inner.model_fields[part].annotation
+        place = name.rpartition(".")[0]
+        return f"{name} is not a parameter; {place} has {', '.join(inner.model_fields)}"
     rule = fault["msg"].replace("Input should be", "must be")
     rule = rule.replace("List should have", "must have")
     return f"{name} {rule}, got {fault['input']!r}"

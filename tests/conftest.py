@@ -1,6 +1,7 @@
 """Workspaces of real digits that train in a second."""
 
 import gc
+import gzip
 import os
 import shutil
 import signal
@@ -16,13 +17,14 @@ os.environ["OMP_NUM_THREADS"] = "1"
 # no test depends on the name, signing or hooks of whoever runs it
 os.environ |= {"GIT_CONFIG_GLOBAL": os.devnull, "GIT_CONFIG_NOSYSTEM": "1"}
 
-from helpers import PARAMS, ROOT, STAGES, repro, set_params
+from helpers import CLOTHES, PARAMS, ROOT, STAGES, repro, set_params
 from ruamel.yaml import YAML
 from toy import CHAIN, ORDER, commit_all, execute, make_model_workspace, make_workspace
 
-from pipeline.mnist.idx import UInt8Array
+from pipeline.mnist.idx import UInt8Array, write_dataset_info
+from pipeline.mnist.sources import DATASETS
 from pipeline.mnist.tensors import load_digits
-from pipeline.paths import TEST
+from pipeline.paths import RAW, TEST
 
 gc.set_threshold(10_000)  # as the command line does: what is imported lasts
 # A shell's background processes ignore Ctrl-C, and so do their children. The tests send Ctrl-C.
@@ -69,6 +71,25 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     try:
         set_params()
         for stage in STAGES.values():
+            stage.main()
+    finally:
+        os.chdir(previous)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def clothes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """As `finished`, on images of clothes. Fetch takes whole data sets only, so it has not run."""
+    folder = tmp_path_factory.mktemp("clothes")
+    previous = Path.cwd()
+    os.chdir(folder)
+    try:
+        RAW.mkdir(parents=True)
+        for path in CLOTHES.glob("*.gz"):
+            (RAW / path.stem).write_bytes(gzip.decompress(path.read_bytes()))
+        write_dataset_info(RAW, DATASETS["FashionMNIST"].info)
+        set_params(report={"mistakes": 100}, train={"epochs": 5})
+        for stage in list(STAGES.values())[1:]:
             stage.main()
     finally:
         os.chdir(previous)

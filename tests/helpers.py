@@ -11,12 +11,14 @@ from ruamel.yaml import YAML
 from toy import execute
 
 from pipeline.mnist.idx import read_dataset_info, read_raw
+from pipeline.mnist.model import NetworkParams
 from pipeline.mnist.tensors import load_digits, save_digits
 from pipeline.paths import METRICS, PREDICTIONS, RAW, TEST
 from pipeline.stages import evaluate, fetch, preprocess, report, train
 
 ROOT = Path(__file__).parents[1]
 SAMPLE = ROOT / "tests" / "data"
+CLOTHES = ROOT / "tests" / "clothes"  # images of FashionMNIST
 STAGES = {
     "fetch": fetch,
     "preprocess": preprocess,
@@ -28,7 +30,7 @@ STAGES = {
 # a class name that attacks the page
 HOSTILE = '$\\frac$<script>alert(1)</script><img src="http://x/" onerror=alert(1)>"&\''
 
-PARAMS: dict[str, dict[str, Any]] = {
+SAMPLE_PARAMS: dict[str, dict[str, Any]] = {
     "fetch": {
         "dataset": "sample",
         "sources": ["directory"],
@@ -51,6 +53,12 @@ PARAMS: dict[str, dict[str, Any]] = {
     "report": {"mistakes": 5},
     "gate": {"metric": "accuracy", "minimum": 0.5, "largest_drop": 0.2, "significance": 0.001},
 }
+SHIPPED: dict[str, dict[str, Any]] = YAML(typ="safe").load(
+    (ROOT / "params.yaml").read_text("utf-8")
+)
+# what is not named above is as it is shipped: a new parameter is known here, too
+PARAMS = {name: values | SAMPLE_PARAMS[name] for name, values in SHIPPED.items()}
+NETWORK = NetworkParams(**PARAMS["train"]["network"])
 
 
 def set_params(**changes: dict[str, Any]) -> None:

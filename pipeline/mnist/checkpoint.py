@@ -48,8 +48,9 @@ def checkpoint_path(inputs: list[Path], **facts: Any) -> Path:
 
 def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
     """Write the checkpoint, and remove the oldest of its folder if there are too many."""
-    tensors = {
-        name: tensor.detach().cpu().contiguous() for name, tensor in checkpoint.tensors.items()
+    tensors = {  # copies, because tied weights share their memory, which safetensors refuses
+        name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
+        for name, tensor in checkpoint.tensors.items()
     }
     values = json.dumps(checkpoint.values)
     metadata = json.dumps({"sha256": digest(tensors, values), "values": values})

@@ -3,6 +3,7 @@
 import math
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,15 +19,18 @@ RAW_FILES = {
 }
 DATASET_FILE = "dataset.json"  # next to the IDX files
 UInt8Array = NDArray[np.uint8]
+Preparation = Literal["centred", "fitted"]  # of an image: see pipeline/mnist/preparation.py
 
 
 class DatasetInfo(BaseModel):
-    """What the fetch stage writes about its files."""
+    """What the fetch stage writes on its files; the defaults are for files older than a field."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     dataset: str
     classes: tuple[str, ...] = Field(min_length=2, max_length=10)
+    subject: str = "digit"  # what an image shows, as a noun
+    preparation: Preparation = "centred"  # how the images were made
 
 
 @dataclass(frozen=True)

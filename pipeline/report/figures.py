@@ -182,13 +182,13 @@ def draw_digit(image: UInt8Array) -> str:
 
 
 def draw_maps(maps: Float32Array, columns: int) -> str:
-    """Return maps [N, H, W] in rows of `columns`, or numbers [N] in one row, as a data URL.
+    """Return maps [N, H, W] in rows of `columns`, one map [H, W] or numbers [N], as a data URL.
 
     Values above zero are orange, values below are blue, and zero is transparent.
     """
-    maps = maps.reshape(1, 1, -1) if maps.ndim == 1 else maps
-    largest = max(float(np.abs(maps).max()), 1e-12)
-    levels = np.round(127 * maps / largest).astype(int) + 128  # 1..255, so 0 is left for the gaps
+    values = np.nan_to_num(maps.astype(float).reshape(-1, *np.atleast_2d(maps).shape[-2:]))
+    largest = max(float(np.abs(values).max()), 1e-12)
+    levels = np.round(127 * (values / largest)).astype(int) + 128  # 1..255: 0 is for the gaps
     image = Image.fromarray(tile(levels.astype(np.uint8), columns), mode="P")
     image.putpalette(
         [channel for level in range(256) for channel in (POSITIVE if level > 128 else NEGATIVE)]

@@ -70,6 +70,15 @@ def most_confident_mistakes(predictions: pd.DataFrame, count: int) -> pd.DataFra
     return wrong.sort_values(["confidence", "index"], ascending=[False, True]).head(count)
 
 
+def draw_filters(trace: LayerTrace) -> dict[str, Any] | None:
+    """Return the image of the first convolution's filters, their number and their side."""
+    if trace.filters is None:
+        return None
+    count, _, side, _ = trace.filters.shape
+    image = figures.draw_maps(trace.filters[:, 0], MAP_COLUMNS)
+    return {"count": count, "side": side, "image": image}
+
+
 def example_view(
     example: int, trace: LayerTrace, image: UInt8Array, info: TensorInfo
 ) -> dict[str, Any]:
@@ -77,15 +86,15 @@ def example_view(
 
     `example` is the image's place in the trace.
     """
-    values = {name: outputs[example] for name, outputs in trace.outputs.items()}
-    logits = values[trace.layers[-1].name]
+    kinds = {layer.name: layer.kind for layer in trace.info.layers}
+    logits = trace.logits[example].astype(float)
     exponentials = np.exp(logits - logits.max())
     return {
         "image": figures.draw_digit(image),
         "maps": {
-            layer.name: figures.draw_maps(values[layer.name], MAP_COLUMNS)
-            for layer in trace.layers[:-1]
-            if layer.kind != "Flatten"
+            name: figures.draw_maps(outputs[example], MAP_COLUMNS)
+            for name, outputs in trace.outputs.items()
+            if outputs.ndim <= 4 and kinds[name] != "Flatten"
         },
         "step": convolution_step(trace, example, image, info),
         "logits": logits.tolist(),

@@ -14,9 +14,11 @@ from pipeline.errors import DataError, run_main
 from pipeline.files import atomic_write
 from pipeline.mnist.device import DeviceName, choose_device, make_deterministic
 from pipeline.mnist.inference import load_to_device, normalize, predict
-from pipeline.mnist.layers import save_trace, trace_layers
+from pipeline.mnist.layers import save_trace
 from pipeline.mnist.metrics import choose_examples, measure, reliability, tabulate_predictions
 from pipeline.mnist.model import load_model
+from pipeline.mnist.tensors import TensorInfo
+from pipeline.mnist.tracing import trace_layers
 from pipeline.params import Params, load_params
 from pipeline.paths import LAYERS, METRICS, MODEL, PREDICTIONS, RELIABILITY, TEST
 
@@ -31,7 +33,7 @@ def main() -> None:
     device = choose_device(params.device, "evaluate.device")
     network, info = load_model(MODEL)
     test = load_to_device(TEST, device)
-    if info.model_dump(exclude={"architecture"}) != test.info.model_dump():
+    if info.model_dump(include=set(TensorInfo.model_fields)) != test.info.model_dump():
         raise DataError(
             f"{MODEL} was trained on other data than {TEST} holds; train it again: dvc repro train"
         )

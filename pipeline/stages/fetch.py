@@ -9,7 +9,7 @@ from pydantic import Field
 
 from pipeline.errors import run_main
 from pipeline.files import atomic_folder
-from pipeline.mnist.idx import DatasetInfo, write_dataset_info
+from pipeline.mnist.idx import write_dataset_info
 from pipeline.mnist.sources import DATASETS, DatasetName, SourceName, fetch
 from pipeline.params import Params, load_params
 from pipeline.paths import RAW
@@ -25,10 +25,9 @@ class FetchParams(Params):
 def main() -> None:
     params = load_params("fetch", FetchParams)
     directory = Path(params.directory)
-    info = DatasetInfo(dataset=params.dataset, classes=DATASETS[params.dataset].classes)
     with atomic_folder(RAW) as folder:
         source = fetch(params.dataset, params.sources, directory, params.timeout, folder)
-        write_dataset_info(folder, info)
+        write_dataset_info(folder, DATASETS[params.dataset].info)
     print(f"{params.dataset} from {source}")
 
 

@@ -5,18 +5,14 @@ train and evaluate write to reports/; and data/tensors/test.safetensors. Writes 
 and reports/mistakes.png. Run: python -m pipeline.stages.report
 """
 
-import json
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any, TypeVar
-
 import pandas as pd
 from pydantic import Field
 
-from pipeline.errors import DataError, run_main
+from pipeline.errors import run_main
 from pipeline.files import atomic_write
-from pipeline.mnist.layers import load_trace
-from pipeline.mnist.tensors import load_digits
+from pipeline.mnist.idx import Digits
+from pipeline.mnist.layers import LayerTrace, load_trace
+from pipeline.mnist.tensors import TensorInfo, load_digits
 from pipeline.params import Params, load_params, load_section
 from pipeline.paths import (
     HISTORY,
@@ -29,10 +25,18 @@ from pipeline.paths import (
     TEST,
 )
 from pipeline.report import figures
+from pipeline.report.measurements import (
+    HistoryRow,
+    PredictionRow,
+    ReliabilityRow,
+    read_metrics,
+    read_table,
+    unreadable,
+)
 from pipeline.report.page import (
-    MAP_COLUMNS,
     count_confusions,
     draw_curves,
+    draw_filters,
     example_view,
     headline,
     most_confident_mistakes,
@@ -41,45 +45,38 @@ from pipeline.report.page import (
     save_mistakes,
 )
 
-Result = TypeVar("Result")
-
 
 class ReportParams(Params):
     mistakes: int = Field(ge=0, le=1000)  # images in the gallery
 
 
-def read_stage_output(path: Path, parse: Callable[[Path], Result]) -> Result:
-    """Return what `parse` makes of a file that train or evaluate writes. Raises DataError."""
-    try:
-        return parse(path)
-    except FileNotFoundError as error:
-        raise DataError(
-            f"{path} is missing; run the stages before this one: dvc repro evaluate"
-        ) from error
-    except ValueError as error:  # what json and pandas raise
-        raise DataError(
-            f"{path} cannot be read ({error}); make it again: dvc repro --force evaluate"
-        ) from error
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return content
+def check_ranges(
+    predictions: pd.DataFrame, trace: LayerTrace, test: Digits, info: TensorInfo
+) -> None:
+    """Raise DataError if an image or a class is named that the test split does not have."""
+    images, classes = len(test.labels), len(info.classes)
+    limits = {"index": images, "label": classes, "prediction": classes}
+    for column, limit in limits.items():
+        if (largest := predictions[column].max()) >= limit:
+            raise unreadable(PREDICTIONS, f"{column} must be less than {limit:,}, got {largest}")
+    rows = min(images, len(predictions))
+    if trace.logits.shape[1] != classes or not all(0 <= row < rows for row in trace.examples):
+        raise unreadable(LAYERS, f"it must be of {classes} classes and {rows:,} test images")
 
 
 def main() -> None:
     params = load_params("report", ReportParams)
-    metrics = read_stage_output(METRICS, read_json)
-    history, predictions, bins = (
-        read_stage_output(path, pd.read_csv) for path in (HISTORY, PREDICTIONS, RELIABILITY)
-    )
+    metrics = read_metrics(METRICS)
+    history = read_table(HISTORY, HistoryRow)
+    predictions = read_table(PREDICTIONS, PredictionRow)
+    bins = read_table(RELIABILITY, ReliabilityRow)
     trace = load_trace(LAYERS)
     test, info = load_digits(TEST)
+    check_ranges(predictions, trace, test, info)
     correct = int((predictions["label"] == predictions["prediction"]).sum())
     counts = count_confusions(predictions, len(info.classes))
     mistakes = most_confident_mistakes(predictions, params.mistakes)
     page = render(
-        dataset=info.dataset,
         classes=[figures.shorten(name) for name in info.classes],
         info=info,
         metrics=metrics,
@@ -96,9 +93,8 @@ def main() -> None:
         ],
         bins=bins.to_dict("records"),
         reliability=figures.draw_reliability(bins),
-        layers=trace.layers,
-        filters=figures.draw_maps(trace.filters[:, 0], MAP_COLUMNS),
-        filter_shape=trace.filters.shape,
+        network=trace.info,
+        filters=draw_filters(trace),
         examples=[
             predictions.loc[index].to_dict()
             | example_view(example, trace, test.images[index, 0], info)

@@ -1,4 +1,4 @@
-"""Train the CNN and validate it after every epoch.
+"""Train the network and validate it after every epoch.
 
 A killed training goes on from its last checkpoint, to the same bytes.
 Reads the section `train` of params.yaml and data/tensors/{train,validation}.safetensors; writes
@@ -19,7 +19,7 @@ from pipeline.mnist.checkpoint import checkpoint_path, load_checkpoint, save_che
 from pipeline.mnist.device import DeviceName, choose_device, keep_freed_memory, make_deterministic
 from pipeline.mnist.environment import describe_environment, write_receipt
 from pipeline.mnist.inference import load_to_device
-from pipeline.mnist.model import CNN, save_model
+from pipeline.mnist.model import NetworkParams, build_network, save_model
 from pipeline.mnist.training import Epoch, Recipe, TrainingState, fit
 from pipeline.params import load_params
 from pipeline.paths import HISTORY, MODEL, TRAIN, VALIDATION
@@ -29,6 +29,7 @@ class TrainParams(Recipe):
     keep: Literal["best", "last"]  # epoch; the best by validation accuracy
     device: DeviceName
     checkpoint_every: int = Field(ge=0)  # steps; 0: after each epoch only
+    network: NetworkParams
 
 
 def main() -> None:
@@ -37,7 +38,7 @@ def main() -> None:
     train, validation = (load_to_device(path, device) for path in (TRAIN, VALIDATION))
     keep_freed_memory()
     make_deterministic(params.seed)
-    network = CNN(len(train.info.classes)).to(device)
+    network = build_network(params.network, len(train.info.classes)).to(device)
     state = TrainingState.start(network, params, len(train.labels))
     environment = describe_environment(device)
     checkpoint = checkpoint_path(
@@ -67,7 +68,8 @@ def main() -> None:
             f" {epoch.validation_accuracy:.2%}",
             flush=True,
         )
-    save_model(MODEL, state.kept_weights or network.state_dict(), train.info)
+    network.load_state_dict(state.kept_weights or network.state_dict())
+    save_model(MODEL, network, params.network, train.info)
     write_receipt(environment)
     checkpoint.unlink(missing_ok=True)
 

@@ -1,9 +1,10 @@
 """Images made ready for the network, and its logits."""
 
 import torch
+from helpers import NETWORK
 
 from pipeline.mnist.inference import EVALUATION_BATCH, TensorDigits, normalize, predict
-from pipeline.mnist.model import CNN
+from pipeline.mnist.model import build_network
 from pipeline.mnist.tensors import TensorInfo
 
 INFO = TensorInfo(dataset="MNIST", classes=tuple("0123456789"), mean=0.5, std=0.5)
@@ -21,7 +22,7 @@ def test_predict_does_not_depend_on_the_batch() -> None:
     torch.manual_seed(1)
     count = EVALUATION_BATCH + 7
     images = torch.randint(256, (count, 1, 28, 28), dtype=torch.uint8)
-    network = CNN()
+    network = build_network(NETWORK, 10)
     logits = predict(network, TensorDigits(images, torch.zeros(count), INFO))
     torch.testing.assert_close(
         logits, network(normalize(images, INFO)).detach(), rtol=1e-4, atol=1e-5

@@ -7,11 +7,21 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from helpers import NETWORK
+from networks import NETWORKS
 from safetensors.torch import save_file
 from torch import Tensor
 
 from pipeline.errors import DataError
-from pipeline.mnist.model import CNN, load_model, save_model
+from pipeline.mnist import model
+from pipeline.mnist.model import (
+    CNN,
+    ModelInfo,
+    NetworkParams,
+    build_network,
+    load_model,
+    save_model,
+)
 from pipeline.mnist.tensors import TensorInfo
 
 INFO = TensorInfo(dataset="MNIST", classes=tuple("0123456789"), mean=0.5, std=0.5)
@@ -28,7 +38,7 @@ def notebook_forward(network: CNN, images: Tensor) -> Tensor:
 
 def test_pooling_before_relu_equals_the_notebooks_order() -> None:
     torch.manual_seed(1)
-    network, images, labels = CNN(), torch.randn(64, 1, 28, 28), torch.randint(10, (64,))
+    network, images, labels = CNN(NETWORK, 10), torch.randn(64, 1, 28, 28), torch.randint(10, (64,))
 
     def logits_and_gradients(logits: Tensor) -> list[Tensor]:
         network.zero_grad()
@@ -47,11 +57,50 @@ def test_pooling_before_relu_equals_the_notebooks_order() -> None:
 
 def test_a_model_comes_back_as_it_was_saved(tmp_path: Path) -> None:
     path = tmp_path / "model.safetensors"
-    network, images = CNN().eval(), torch.randn(3, 1, 28, 28)
-    save_model(path, network.state_dict(), INFO)
+    params = NetworkParams(hidden=7)
+    network, images = build_network(params, 10).eval(), torch.randn(3, 1, 28, 28)
+    save_model(path, network, params, INFO)
     loaded, info = load_model(path)
     assert torch.equal(loaded(images), network(images))
-    assert info.model_dump() == INFO.model_dump() | {"architecture": "conv32-conv64-dense128"}
+    added = {"architecture": "CNN", "network": {"hidden": 7}}
+    assert info.model_dump() == INFO.model_dump() | added
+
+
+def test_the_network_of_params_yaml_has_the_notebooks_size() -> None:
+    assert sum(value.numel() for value in build_network(NETWORK, 10).parameters()) == 421_642
+
+
+def test_a_file_from_before_is_read_as_mnists_cnn(tmp_path: Path) -> None:
+    """It names neither the parameters of the network nor how its images were prepared."""
+    path = tmp_path / "model.safetensors"
+    network = CNN(NetworkParams(hidden=128), 10)
+    old = (
+        '{"dataset":"MNIST","classes":["0","1","2","3","4","5","6","7","8","9"],"mean":0.5,'
+        '"std":0.5,"architecture":"conv32-conv64-dense128"}'
+    )
+    tensors = {name: weight.contiguous() for name, weight in network.state_dict().items()}
+    save_file(tensors, path, metadata={"info": old})
+    loaded, info = load_model(path)
+    assert isinstance(loaded, CNN)
+    assert (info.subject, info.preparation, info.network.hidden) == ("digit", "centred", 128)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_any_network_comes_back_as_it_was_saved(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """Its buffers, integers and tied weights, too."""
+    path, images = tmp_path / "model.safetensors", torch.randn(3, 1, 28, 28)
+    monkeypatch.setattr(model, "build_network", lambda params, classes: NETWORKS[name]())
+    network = NETWORKS[name]()
+    network(images)  # changes the buffers of batch normalization
+    save_model(path, network, NETWORK, INFO)
+    loaded, _ = load_model(path)
+    logits = []
+    for one in (network.eval(), loaded):
+        torch.manual_seed(1)
+        logits.append(one(images))
+    assert torch.equal(*logits)
 
 
 def test_a_missing_model_names_the_stage_that_makes_it(tmp_path: Path) -> None:
@@ -61,31 +110,34 @@ def test_a_missing_model_names_the_stage_that_makes_it(tmp_path: Path) -> None:
         load_model(tmp_path / "model.safetensors")
 
 
-def metadata(**changes: str) -> dict[str, str]:
-    from pipeline.mnist.model import ModelInfo
-
+def metadata(**changes: object) -> dict[str, str]:
     return {"info": ModelInfo(**INFO.model_dump()).model_copy(update=changes).model_dump_json()}
 
 
 @pytest.mark.parametrize(
     ("tensors", "info", "expected"),
     [
-        ({"weight": torch.zeros(3)}, None, "its metadata is missing or malformed"),
-        ({"weight": torch.zeros(3)}, {"info": "{}"}, "its metadata is missing or malformed"),
+        ({"weight": torch.zeros(3)}, None, "its metadata is missing"),
         (
             {"weight": torch.zeros(3)},
-            metadata(architecture="resnet18"),
-            "its metadata is missing or malformed",
+            {"info": "{}"},
+            "its metadata is malformed: dataset: ",
         ),
         (
             {"weight": torch.zeros(3)},
-            metadata(),
-            "of another architecture than conv32-conv64-dense128: conv1.bias, ",
+            metadata(architecture="ResNet"),
+            "it holds a ResNet, and pipeline/mnist/model.py builds a CNN",
         ),
         (
-            CNN(classes=7).state_dict(),
+            {"weight": torch.zeros(3)},
+            {"info": metadata()["info"].replace("hidden", "width")},
+            "its metadata is malformed: network.hidden: Field required",
+        ),
+        ({"weight": torch.zeros(3)}, metadata(), "of another CNN: conv1.bias, "),
+        (
+            CNN(NETWORK, 7).state_dict(),
             metadata(),
-            "another architecture than conv32-conv64-dense128: dense2.bias, dens",
+            "of another CNN: dense2.bias, dense2.wei",
         ),
     ],
 )
@@ -128,7 +180,7 @@ def test_a_model_that_lies_about_its_shapes_is_one_line(
     tmp_path: Path, lie: dict[str, object]
 ) -> None:
     path = tmp_path / "model.safetensors"
-    save_model(path, CNN().state_dict(), INFO)
+    save_model(path, CNN(NETWORK, 10), NETWORK, INFO)
     content = path.read_bytes()
     length = int.from_bytes(content[:8], "little")
     header = json.loads(content[8 : 8 + length])

@@ -6,12 +6,13 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from helpers import NETWORK
 from torch import nn
 
 from pipeline.mnist.checkpoint import load_checkpoint, save_checkpoint
 from pipeline.mnist.device import make_deterministic
 from pipeline.mnist.inference import TensorDigits, load_to_device
-from pipeline.mnist.model import CNN
+from pipeline.mnist.model import build_network
 from pipeline.mnist.tensors import TensorInfo
 from pipeline.mnist.training import Epoch, Recipe, TrainingState, fit, random_shift
 from pipeline.paths import TRAIN, VALIDATION
@@ -28,11 +29,11 @@ def load(folder: Path) -> tuple[TensorDigits, TensorDigits]:
     return train, validation
 
 
-def train_on(folder: Path, **changes: Any) -> tuple[list[Epoch], CNN]:
+def train_on(folder: Path, **changes: Any) -> tuple[list[Epoch], nn.Module]:
     train, validation = load(folder)
     recipe = RECIPE.model_copy(update=changes)
     make_deterministic(recipe.seed)
-    network = CNN()
+    network = build_network(NETWORK, 10)
     state = TrainingState.start(network, recipe, len(train.labels))
     return list(fit(state, train, validation, recipe, save=lambda state: None)), network
 
@@ -84,7 +85,7 @@ def test_the_constant_schedule_is_the_notebooks_loop(finished: Path) -> None:
     )
     train = load_to_device(finished / TRAIN, CPU)
     make_deterministic(1)
-    reference = CNN()
+    reference = build_network(NETWORK, 10)
     optimizer = torch.optim.Adam(reference.parameters(), lr=0.001, fused=True)
     losses = []
     for rows in torch.randperm(500, generator=torch.Generator().manual_seed(1)).split(32):
@@ -125,7 +126,8 @@ def test_from_every_checkpoint_training_goes_on_to_the_same_bits(
 
     def start() -> TrainingState:
         make_deterministic(1)
-        network = CNN().append(nn.Dropout(0.5)) if dropout else CNN()
+        layers = [build_network(NETWORK, 10), *[nn.Dropout(0.5)] * dropout]
+        network = nn.Sequential(*layers)
         return TrainingState.start(network, recipe, len(train.labels))
 
     def save(state: TrainingState) -> None:

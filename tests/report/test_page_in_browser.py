@@ -144,6 +144,26 @@ def test_nothing_is_wider_than_the_screen(
     visit.context.close()
 
 
+@pytest.mark.parametrize("width", [1280, 1100, 900])
+def test_every_column_of_clothes_is_seen(browser: Browser, clothes: Path, width: int) -> None:
+    """Their names are long; at 1100 pixels the tenth column was cut off."""
+    visit = Visit(browser, clothes / REPORT, (width, 900))
+    matrix = visit.page.locator(".scroll:has(.confusion)")
+    assert matrix.locator("th[scope=col]").count() == 10
+    assert matrix.evaluate("scroll => scroll.scrollWidth - scroll.clientWidth") == 0
+    assert visit.page.evaluate("document.documentElement.scrollWidth") == width
+    visit.context.close()
+
+
+def test_clothes_are_no_digits(browser: Browser, clothes: Path) -> None:
+    visit = Visit(browser, clothes / REPORT, PHONE)
+    text = visit.page.locator("body").inner_text()
+    assert "One article of clothing on its way through" in text
+    assert "digit" not in text.lower()
+    assert visit.page.evaluate("document.documentElement.scrollWidth") == PHONE[0]
+    visit.context.close()
+
+
 def test_colours_follow_the_scheme(browser: Browser, folder: Path) -> None:
     inks = []
     for scheme in ("light", "dark"):

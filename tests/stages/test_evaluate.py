@@ -8,14 +8,14 @@ import pandas as pd
 import pytest
 import torch
 import torch.nn.functional as F
-from helpers import files_under, set_params
+from helpers import NETWORK, files_under, set_params
 
 from pipeline.errors import DataError
 from pipeline.mnist.inference import load_to_device
 from pipeline.mnist.layers import load_trace
 from pipeline.mnist.metrics import calibration_error
 from pipeline.mnist.model import load_model, save_model
-from pipeline.mnist.tensors import TensorInfo
+from pipeline.mnist.tensors import TensorInfo, load_digits
 from pipeline.paths import LAYERS, METRICS, MODEL, PREDICTIONS, RELIABILITY, TEST
 from pipeline.stages import evaluate
 
@@ -74,7 +74,7 @@ def test_an_image_of_each_class_read_correctly_and_the_least_certain_one_are_tra
 
 def test_the_trace_ends_in_the_predictions(finished_workspace: Path) -> None:
     trace = load_trace(LAYERS)
-    logits = torch.from_numpy(trace.outputs["dense2"])
+    logits = torch.from_numpy(trace.logits)
     predictions = pd.read_csv(PREDICTIONS).iloc[trace.examples]
     assert list(logits.argmax(1)) == list(predictions["prediction"])
     np.testing.assert_allclose(logits.softmax(1).amax(1), predictions["confidence"], atol=2e-6)
@@ -89,10 +89,10 @@ def test_the_reliability_table_gives_the_calibration_error(finished_workspace: P
 
 
 def test_a_class_never_predicted_is_counted_without_a_warning(finished_workspace: Path) -> None:
-    network, info = load_model(MODEL)
-    weights = network.state_dict()
-    weights["dense2.bias"][:9] = -1e6
-    save_model(MODEL, weights, info)
+    network, _ = load_model(MODEL)
+    *_, biases = network.parameters()
+    biases.data[:9] = -1e6
+    save_model(MODEL, network, NETWORK, load_digits(TEST)[1])
     evaluate.main()
     metrics = json.loads(METRICS.read_text())
     assert metrics["per_class"]["0"] == {"precision": 0.0, "recall": 0.0, "f1": 0.0}
@@ -118,7 +118,7 @@ def test_a_missing_or_damaged_input_is_one_line_and_leaves_the_results(
 def test_a_model_of_other_data_is_refused(finished_workspace: Path) -> None:
     network, _ = load_model(MODEL)
     other = TensorInfo(dataset="FashionMNIST", classes=tuple("abcdefghij"), mean=0.5, std=0.5)
-    save_model(MODEL, network.state_dict(), other)
+    save_model(MODEL, network, NETWORK, other)
     with pytest.raises(
         DataError, match=r"was trained on other data than data/tensors/test.safetensors holds"
     ):

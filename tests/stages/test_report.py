@@ -4,6 +4,7 @@ import json
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -11,11 +12,22 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from helpers import HOSTILE, files_under, rename_last_class, set_params
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
 from pipeline.errors import DataError
 from pipeline.mnist.layers import load_trace, save_trace
-from pipeline.paths import HISTORY, LAYERS, METRICS, MISTAKES, PREDICTIONS, RELIABILITY, REPORT
+from pipeline.paths import (
+    HISTORY,
+    LAYERS,
+    METRICS,
+    MISTAKES,
+    PREDICTIONS,
+    RELIABILITY,
+    REPORT,
+    TEST,
+)
 from pipeline.stages import report
 
 
@@ -110,7 +122,8 @@ def test_one_epoch_one_bin_and_a_class_without_images_make_a_page(finished_works
     RELIABILITY.write_text("lower,upper,images,confidence,accuracy\n0,1,200,0.9,0.8\n")
     trace = load_trace(LAYERS)
     outputs = {name: values[:3] for name, values in trace.outputs.items()}
-    save_trace(LAYERS, replace(trace, examples=trace.examples[:3], outputs=outputs))
+    few, logits = trace.examples[:3], trace.logits[:3]
+    save_trace(LAYERS, replace(trace, examples=few, logits=logits, outputs=outputs))
     report.main()
     assert REPORT.read_text(encoding="utf-8").count('name="example"') == 3
 
@@ -158,6 +171,97 @@ def test_a_missing_or_damaged_input_is_one_line_and_leaves_the_page(
     ):
         report.main()
     assert REPORT.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("path", "pattern", "damage", "reason"),
+    [
+        (PREDICTIONS, "^4,.*$", "4,4,seven,0.9", "row 5: prediction must be a valid integer, "),
+        (PREDICTIONS, "^4,.*$", "4,4,,0.9", "row 5: prediction must be a finite number, got nan"),
+        (PREDICTIONS, "^4,.*$", "4,4,10,0.9", "prediction must be less than 10, got 10"),
+        (PREDICTIONS, "^4,.*$", "200,4,4,0.9", "index must be less than 200, got 200"),
+        (PREDICTIONS, "^4,.*$", "-1,4,4,0.9", "row 5: index must be greater than or equal to 0, "),
+        (PREDICTIONS, "^4,.*$", "4,4,4,1.5", "row 5: confidence must be less than or equal to 1"),
+        (PREDICTIONS, "confidence$", "sureness", "row 1: confidence is missing"),
+        (PREDICTIONS, r"confidence\n(.|\n)*", "confidence\n", "it has no rows"),
+        (HISTORY, "^2,.*$", "2,fast,1,1,0.9", "row 2: learning_rate must be a valid number, una"),
+        (HISTORY, "^2,.*$", "2,0.1,inf,1,0.9", "row 2: train_loss must be a finite number, got i"),
+        (RELIABILITY, ",images,", ",pictures,", "row 1: images is missing"),
+        (METRICS, '"accuracy": [^,]*', '"accuracy": "high"', "accuracy must be a valid number, "),
+        (METRICS, '"recall": [^,]*', '"recall": [1]', "recall must be a valid number, got [1]"),
+        (METRICS, '"per_class"', '"by_class"', "per_class is missing"),
+        (METRICS, r"(.|\n)*", "[]", "must be an object, got []"),
+    ],
+)
+def test_a_wrong_value_is_one_line_that_names_its_place(
+    finished_workspace: Path, path: Path, pattern: str, damage: str, reason: str
+) -> None:
+    text = path.read_text(encoding="utf-8")
+    path.write_text(re.sub(pattern, damage, text, count=1, flags=re.MULTILINE), encoding="utf-8")
+    with pytest.raises(DataError) as error:
+        report.main()
+    assert str(error.value).startswith(f"{path} cannot be read ({reason}")
+    assert str(error.value).endswith("); make it again: dvc repro --force evaluate")
+    assert "\n" not in str(error.value)
+
+
+CELLS = ("", "word", "nan", "-1", "0", "0.5", "7", "10", "200", "1e308", "1e999", "9" * 30, "True")
+READ = (HISTORY, METRICS, PREDICTIONS, RELIABILITY, LAYERS, TEST)
+
+
+def change_cell(content: bytes, place: int, value: str) -> bytes:
+    """Put a value in the place of what is between two separators of CSV or JSON."""
+    parts = re.split(rb"([,\n:{}]+)", content)
+    parts[place * 2 % len(parts)] = value.encode()
+    return b"".join(parts)
+
+
+def change_bytes(content: bytes, place: int, value: str) -> bytes:
+    place %= len(content)
+    return content[:place] + value.encode() + content[place + len(value) :]
+
+
+def cut(content: bytes, place: int, value: str) -> bytes:
+    return content[: place % len(content)]
+
+
+damages = st.tuples(
+    st.sampled_from(READ),
+    st.sampled_from([change_cell, change_bytes, cut]),
+    st.integers(0, 4000),
+    st.sampled_from(CELLS) | st.text(max_size=3),
+)
+
+
+@given(damages)
+@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+def test_a_damaged_file_makes_a_page_or_one_line(
+    finished_workspace: Path, damage: tuple[Path, Callable[[bytes, int, str], bytes], int, str]
+) -> None:
+    make_page_or_line(*damage)
+
+
+@pytest.mark.slow
+@given(damages)
+@settings(max_examples=1500, deadline=None, suppress_health_check=list(HealthCheck))
+def test_many_damaged_files_make_a_page_or_one_line(
+    finished_workspace: Path, damage: tuple[Path, Callable[[bytes, int, str], bytes], int, str]
+) -> None:
+    make_page_or_line(*damage)
+
+
+def make_page_or_line(
+    path: Path, change: Callable[[bytes, int, str], bytes], place: int, value: str
+) -> None:
+    content, before = path.read_bytes(), REPORT.read_bytes()
+    path.write_bytes(change(content, place, value))
+    try:
+        report.main()
+    except DataError as error:
+        assert "\n" not in str(error)
+        assert REPORT.read_bytes() == before
+    finally:
+        path.write_bytes(content)
 
 
 def test_html_in_a_class_name_is_text(finished_workspace: Path) -> None:

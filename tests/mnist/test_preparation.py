@@ -1,4 +1,4 @@
-"""Any image in MNIST's form, and what is refused."""
+"""Any image in the form of MNIST's or FashionMNIST's, and what is refused."""
 
 import io
 import zlib
@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from pipeline.errors import DataError
-from pipeline.mnist.handwriting import read_image, to_drawing
-from pipeline.mnist.idx import UInt8Array
+from pipeline.mnist.idx import RAW_FILES, Preparation, UInt8Array, read_idx
+from pipeline.mnist.preparation import prepare, read_image
+from pipeline.paths import RAW
 
 
 @pytest.fixture
@@ -22,20 +23,47 @@ def seven() -> UInt8Array:
     image = np.zeros((28, 28), dtype=np.uint8)
     image[6:9, 9:21] = 255
     image[9:26, 16:19] = 255
-    return to_drawing(image.astype(float), "seven").image
+    return prepare(image.astype(float), "seven", "centred").image
 
 
 def distance(name: str, expected: UInt8Array) -> float:
     """The mean difference between the image made for the model and `expected`, in grey levels."""
-    return float(np.abs(to_drawing(read_image(name), name).image.astype(float) - expected).mean())
+    return float(
+        np.abs(prepare(read_image(name), name, "centred").image.astype(float) - expected).mean()
+    )
 
 
 def test_mnists_own_images_stay_as_they_are(digits: UInt8Array) -> None:
     """Some of the 200 are not: MNIST's makers placed or scaled them a little differently."""
     same = [
-        np.array_equal(to_drawing(digit.astype(float), "digit").image, digit) for digit in digits
+        np.array_equal(prepare(digit.astype(float), "digit", "centred").image, digit)
+        for digit in digits
     ]
     assert sum(same) >= 170
+
+
+@pytest.mark.parametrize("inverted", [False, True])
+def test_fashion_mnists_own_images_stay_as_they_are(clothes: Path, inverted: bool) -> None:
+    """Faint edges of some are trimmed."""
+    images = read_idx(clothes / RAW / RAW_FILES["test"][0], 3).astype(float)
+    given = 255 - images if inverted else images
+    made = np.array([prepare(image, "clothes", "fitted").image for image in given])
+    assert sum(np.array_equal(one, image) for one, image in zip(made, images, strict=True)) >= 75
+    assert np.abs(made - images).mean() < 3
+
+
+def test_clothes_in_a_photograph_are_cut_out_and_fill_the_frame(clothes: Path) -> None:
+    images = read_idx(clothes / RAW / RAW_FILES["test"][0], 3)
+    differences = []
+    for image in images[:20]:
+        page = 240 + np.random.default_rng(1).normal(0, 1, (600, 700))
+        page[90:370, 200:480] -= np.asarray(Image.fromarray(image).resize((280, 280))) * 0.9
+        made, is_plain = prepare(page, "clothes", "fitted")
+        assert is_plain
+        rows, columns = (np.flatnonzero(made.any(axis=axis)) for axis in (1, 0))
+        assert max(np.ptp(rows), np.ptp(columns)) == 27
+        differences.append(np.abs(made.astype(float) - image).mean())
+    assert np.mean(differences) < 20  # 48 in the form of digits
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "I;16", "I", "F"])
@@ -130,13 +158,13 @@ def test_a_wrong_file_is_one_line_that_names_it(
     path = tmp_path / "wrong.png"
     path.write_bytes(content)
     with pytest.raises(DataError) as error:
-        to_drawing(read_image(str(path)), str(path))
+        prepare(read_image(str(path)), str(path), "centred")
     assert str(error.value).startswith(f"{path} {expected}")
     assert "\n" not in str(error.value)
 
 
 def test_a_file_without_end_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pipeline.mnist.handwriting.MAX_BYTES", 10_000)
+    monkeypatch.setattr("pipeline.mnist.preparation.MAX_BYTES", 10_000)
     with pytest.raises(DataError, match=r"^/dev/zero is too large: at most 10,000 bytes are read$"):
         read_image("/dev/zero")
 
@@ -155,9 +183,14 @@ def test_a_large_image_of_16_bits_is_made_smaller(seven: UInt8Array, tmp_path: P
     kind=st.sampled_from(["PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP", "PPM", "DDS", "AVIF"]),
     changes=st.lists(st.tuples(st.integers(0, 400), st.integers(0, 255)), min_size=1, max_size=8),
     length=st.integers(1, 2000),
+    preparation=st.sampled_from(["centred", "fitted"]),
 )
 def test_a_damaged_file_is_read_or_refused_and_nothing_else(
-    tmp_path: Path, kind: str, changes: list[tuple[int, int]], length: int
+    tmp_path: Path,
+    kind: str,
+    changes: list[tuple[int, int]],
+    length: int,
+    preparation: Preparation,
 ) -> None:
     content = bytearray(encode(kind))
     for place, value in changes:
@@ -165,7 +198,7 @@ def test_a_damaged_file_is_read_or_refused_and_nothing_else(
     path = tmp_path / "damaged"
     path.write_bytes(content[:length])
     try:
-        assert to_drawing(read_image(str(path)), str(path)).image.shape == (28, 28)
+        assert prepare(read_image(str(path)), str(path), preparation).image.shape == (28, 28)
     except DataError as error:
         assert "\n" not in str(error)
 
@@ -184,11 +217,12 @@ def test_a_blank_image_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(
         DataError, match=r"blank.png is blank: nothing stands out from its background$"
     ):
-        to_drawing(read_image(name), name)
+        prepare(read_image(name), name, "centred")
 
 
+@pytest.mark.parametrize("preparation", ["centred", "fitted"])
 @pytest.mark.parametrize("shape", [(1, 60), (60, 1), (2, 2), (3, 2000)])
-def test_an_odd_shape_is_a_drawing_still(shape: tuple[int, int]) -> None:
+def test_an_odd_shape_is_a_drawing_still(shape: tuple[int, int], preparation: Preparation) -> None:
     grey = np.zeros(shape)
     grey[shape[0] // 2, shape[1] // 2] = 255
-    assert to_drawing(grey, "odd").image.max() == 255
+    assert prepare(grey, "odd", preparation).image.max() == 255

@@ -1,10 +1,16 @@
-"""Turn any image of a digit into the form of MNIST's images.
+"""Turn any image into the form of the data set that a model was trained on.
 
-MNIST's digits are light on black. They are scaled, with their proportions kept, to fill a box of
-20 × 20 pixels; their centre of mass is the middle of 28 × 28 (http://yann.lecun.com/exdb/mnist).
+All are light on black and keep their proportions. How they lie in the 28 × 28 pixels, the data
+set's description says:
+
+- centred: scaled to fill a box of 20 × 20, their centre of mass in the middle, as MNIST's digits
+  (http://yann.lecun.com/exdb/mnist)
+- fitted: scaled so that the longest side fills the frame, the other one in its middle, as
+  FashionMNIST's clothes (https://arxiv.org/abs/1708.07747, section 2)
 """
 
 import io
+import math
 import sys
 import warnings
 from contextlib import nullcontext
@@ -17,7 +23,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from scipy.ndimage import label
 
 from pipeline.errors import DataError
-from pipeline.mnist.idx import IMAGE_SIZE, UInt8Array
+from pipeline.mnist.idx import IMAGE_SIZE, Preparation, UInt8Array
 
 STANDARD_INPUT = "-"
 BOX_SIZE = 20  # pixels, both ways
@@ -25,12 +31,13 @@ MAX_BYTES = 2**28  # of a file
 MAX_SIDE = 2000  # pixels; a larger image is made smaller first
 MIN_CONTRAST = 16  # of 255 grey levels; an image with less is blank
 MIN_PART = 1 / 20  # of the drawing's largest part, in pixels; a smaller one is a speck
+EDGE = 1 / 20  # of the contrast; fainter edges are trimmed, as FashionMNIST's makers did
 UNSAFE_FORMATS = {"EPS"}  # Pillow hands these to another program, Ghostscript
 GreyImage = NDArray[np.float64]
 
 
-class Drawing(NamedTuple):
-    image: UInt8Array  # [28, 28], in MNIST's form
+class Prepared(NamedTuple):
+    image: UInt8Array  # [28, 28], in the data set's form
     on_plain_background: bool
 
 
@@ -93,53 +100,85 @@ def to_grey(image: Image.Image) -> GreyImage:
     return levels * opacity + paper * (1 - opacity)
 
 
-def to_drawing(grey: GreyImage, name: str) -> Drawing:
-    """Return what stands out from the background, in MNIST's form.
+def prepare(grey: GreyImage, name: str, preparation: Preparation) -> Prepared:
+    """Return what stands out from the background, in the form of the data set's images.
 
     Raises DataError, which names the file `name`, if nothing stands out.
     """
-    border = np.concatenate([grey[0], grey[-1], grey[:, 0], grey[:, -1]])
-    background = float(np.median(border))
+    surrounding = corners(grey) if preparation == "fitted" else border(grey)
+    background = float(np.median(surrounding))
     dark, light = background - grey.min(), grey.max() - background
     contrast = max(dark, light)
     if contrast < MIN_CONTRAST:
         raise DataError(f"{name} is blank: nothing stands out from its background")
     ink = (background - grey if dark > light else grey - background).clip(0)
-    noise = 3 * float(np.percentile(np.abs(border - background), 75))
+    noise = 3 * float(np.percentile(np.abs(surrounding - background), 75))
     ink[ink <= min(noise, contrast / 2)] = 0
-    image = center(scale(remove_specks(ink)))
-    return Drawing(image, on_plain_background=noise < contrast / 2)
+    image = fit(ink) if preparation == "fitted" else center(ink)
+    return Prepared(image, on_plain_background=noise < contrast / 2)
 
 
-def remove_specks(ink: GreyImage) -> GreyImage:
-    """Remove dust, which would make the digit's box too large."""
-    parts, _ = label(ink > 0, structure=np.ones((3, 3)))
+def border(grey: GreyImage) -> GreyImage:
+    return np.concatenate([grey[0], grey[-1], grey[:, 0], grey[:, -1]])
+
+
+def corners(grey: GreyImage) -> GreyImage:
+    """The pixels in the corners: clothes that fill the frame touch its border."""
+    height, width = (math.ceil(side / IMAGE_SIZE) for side in grey.shape)
+    return np.concatenate(
+        [grey[rows, columns].ravel() for rows in ends(height) for columns in ends(width)]
+    )
+
+
+def ends(length: int) -> tuple[slice, slice]:
+    return slice(None, length), slice(-length, None)
+
+
+def fit(ink: GreyImage) -> UInt8Array:
+    """Fill the frame; what is shorter one way lies in its middle."""
+    pixel = (max(ink.shape) / IMAGE_SIZE) ** 2  # of the frame, if the whole image filled it
+    sizes = sizes_of_parts(ink > EDGE * ink.max())
+    fitted = scale(ink[box_around(sizes >= min(pixel / 4, sizes.max()))], IMAGE_SIZE)
+    rest = [IMAGE_SIZE - side for side in fitted.shape]
+    return np.pad(fitted, [((side + 1) // 2, side // 2) for side in rest]).round().astype(np.uint8)
+
+
+def center(ink: GreyImage) -> UInt8Array:
+    """Fill the box, and place it with the centre of mass at pixel 14, counted from 0, both ways."""
+    sizes = sizes_of_parts(ink > 0)
+    drawing = np.where(sizes >= MIN_PART * sizes.max(), ink, 0)  # without dust
+    fitted = scale(drawing[box_around(drawing > 0)], BOX_SIZE)
+    weights = [fitted.sum(axis=1), fitted.sum(axis=0)]
+    middles = [np.arange(len(weight)) @ weight / weight.sum() for weight in weights]
+    top, left = (
+        int(np.clip(round(IMAGE_SIZE / 2 - middle), 0, IMAGE_SIZE - side))
+        for middle, side in zip(middles, fitted.shape, strict=True)
+    )
+    canvas = np.zeros((IMAGE_SIZE, IMAGE_SIZE), dtype=np.uint8)
+    canvas[top : top + fitted.shape[0], left : left + fitted.shape[1]] = fitted.round()
+    return canvas
+
+
+def sizes_of_parts(shown: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """For each pixel, the size in pixels of the connected part that it is of; 0 if of none."""
+    parts, _ = label(shown, structure=np.ones((3, 3)))
     sizes = np.bincount(parts.ravel())
     sizes[0] = 0  # the background
-    return np.where(sizes[parts] >= MIN_PART * sizes.max(), ink, 0)
+    found: NDArray[np.int64] = sizes[parts]
+    return found
 
 
-def scale(ink: GreyImage) -> GreyImage:
-    """Crop to the drawing, and fit it into the box."""
-    rows, columns = (np.flatnonzero(ink.any(axis=axis)) for axis in (1, 0))
-    cropped = ink[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
-    longest = max(cropped.shape)
-    height, width = (max(1, round(BOX_SIZE * side / longest)) for side in cropped.shape)
-    image = Image.fromarray(cropped.astype(np.float32))
+def box_around(shown: NDArray[np.bool_]) -> tuple[slice, slice]:
+    rows, columns = (np.flatnonzero(shown.any(axis=axis)) for axis in (1, 0))
+    return slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
+
+
+def scale(ink: GreyImage, size: int) -> GreyImage:
+    """Make the longest side `size` pixels long, and the brightest pixel 255."""
+    longest = max(ink.shape)
+    height, width = (max(1, round(size * side / longest)) for side in ink.shape)
+    image = Image.fromarray(ink.astype(np.float32))
     resized = image.resize((width, height), Image.Resampling.LANCZOS)
     fitted = np.asarray(resized, dtype=np.float64).clip(0)
     brightest: GreyImage = 255 * fitted / fitted.max()
     return brightest
-
-
-def center(ink: GreyImage) -> UInt8Array:
-    """Place the drawing with its centre of mass at pixel 14, counted from 0, both ways."""
-    weights = [ink.sum(axis=1), ink.sum(axis=0)]
-    middles = [np.arange(len(weight)) @ weight / weight.sum() for weight in weights]
-    top, left = (
-        int(np.clip(round(IMAGE_SIZE / 2 - middle), 0, IMAGE_SIZE - side))
-        for middle, side in zip(middles, ink.shape, strict=True)
-    )
-    canvas = np.zeros((IMAGE_SIZE, IMAGE_SIZE), dtype=np.uint8)
-    canvas[top : top + ink.shape[0], left : left + ink.shape[1]] = ink.round()
-    return canvas

@@ -1,0 +1,116 @@
+"""What train and evaluate write to reports/, checked when it is read. All raise DataError."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+import pandas as pd
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic_core import ErrorDetails
+
+from pipeline.errors import DataError
+
+Result = TypeVar("Result")
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Count = Annotated[int, Field(ge=0, lt=2**31)]
+
+
+class Row(BaseModel):
+    """A row of a table; columns that it does not name are left alone."""
+
+    model_config = ConfigDict(frozen=True, allow_inf_nan=False)
+
+
+class HistoryRow(Row):
+    epoch: Count
+    learning_rate: float
+    train_loss: float
+    validation_loss: float
+    validation_accuracy: Fraction
+
+
+class PredictionRow(Row):
+    index: Count
+    label: Count
+    prediction: Count
+    confidence: Fraction
+
+
+class ReliabilityRow(Row):
+    lower: Fraction
+    upper: Fraction
+    images: Count
+    confidence: Fraction
+    accuracy: Fraction
+
+
+class ClassFigures(Row):
+    precision: Fraction
+    recall: Fraction
+    f1: Fraction
+
+
+class Metrics(Row):
+    """The figures that the page names; any other is shown, too."""
+
+    model_config = ConfigDict(extra="allow", strict=True)
+    __pydantic_extra__: dict[str, float] = Field(init=False)
+
+    accuracy: Fraction
+    expected_calibration_error: Fraction
+    per_class: dict[str, ClassFigures] = Field(min_length=1)
+
+
+def read_metrics(path: Path) -> dict[str, Any]:
+    """Return the figures in the file's order."""
+
+    def parse(path: Path) -> dict[str, Any]:
+        content = path.read_bytes()
+        metrics = Metrics.model_validate_json(content).model_dump()
+        return {name: metrics[name] for name in json.loads(content)}
+
+    return read_stage_output(path, parse)
+
+
+def read_table(path: Path, row: type[Row]) -> pd.DataFrame:
+    """Return the columns that `row` names, of a table with at least one row."""
+    rows: TypeAdapter[list[Row]] = TypeAdapter(list[row])  # type: ignore[valid-type]
+
+    def parse(path: Path) -> pd.DataFrame:
+        table = pd.read_csv(path, low_memory=False)
+        if table.empty:
+            raise ValueError("it has no rows")
+        return pd.DataFrame(
+            [found.model_dump() for found in rows.validate_python(table.to_dict("records"))]
+        )
+
+    return read_stage_output(path, parse)
+
+
+def read_stage_output(path: Path, parse: Callable[[Path], Result]) -> Result:
+    """Return what `parse` makes of a file that train or evaluate writes."""
+    try:
+        return parse(path)
+    except FileNotFoundError as error:
+        raise DataError(
+            f"{path} is missing; run the stages before this one: dvc repro evaluate"
+        ) from error
+    except ValidationError as error:
+        raise unreadable(path, describe_fault(error.errors()[0])) from error
+    except ValueError as error:  # what pandas raises
+        raise unreadable(path, str(error)) from error
+
+
+def describe_fault(fault: ErrorDetails) -> str:
+    place = [f"row {part + 1}:" if isinstance(part, int) else part for part in fault["loc"]]
+    rule = fault["msg"].replace("Input should be", "must be")
+    missing = fault["type"] == "missing"
+    return " ".join([*place, "is missing" if missing else f"{rule}, got {fault['input']!r:.60}"])
+
+
+def unreadable(path: Path, reason: str) -> DataError:
+    return DataError(
+        f"{path} cannot be read ({' '.join(reason.split())}); make it again: dvc repro --force"
+        " evaluate"
+    )
