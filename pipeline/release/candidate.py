@@ -1,7 +1,8 @@
 """A commit's graph, run in a worktree with some parameters changed, and what it gave.
 
 The stages run as tasks of the current flow run. The worktree is removed afterwards. Its data stays
-in DVC's cache and its stages in the run cache; the rest is in the Candidate.
+in DVC's cache and its stages in the run cache, both also on DVC's remote if there is one; the rest
+is in the Candidate.
 """
 
 import csv
@@ -56,10 +57,9 @@ class GraphRun:
     state: State[Any]  # the worst of them
 
     @property
-    def made(self) -> list[str]:
-        """The stages that ran or were restored."""
+    def has_made_something(self) -> bool:
         made = (Outcome.RAN, Outcome.RESTORED)
-        return [stage for stage, state in self.states.items() if state.name in made]
+        return any(state.name in made for state in self.states.values())
 
 
 @dataclass(frozen=True)
@@ -98,8 +98,8 @@ def run_isolated(
         run = run_stages(tree, stages, fetch)
         is_completed = run.state.is_completed()
         candidate = collect_candidate(tree, commit, changes, gate) if is_completed else None
-        if has_shared and run.made and not current_scope().is_cancelled:
-            push_runs(tree, run.made, warn)
+        if has_shared and run.has_made_something and not current_scope().is_cancelled:
+            push_runs(tree, run.states, warn)
     return run, candidate
 
 

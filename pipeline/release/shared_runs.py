@@ -13,7 +13,7 @@ from typing import Any
 from ruamel.yaml import YAML
 
 from pipeline.release.overrides import PARAMS_FILE, Changes, apply_overrides, link_data_source
-from pipeline.repository.dvc_files import DVC_FILE, configure_dvc
+from pipeline.repository.dvc_files import DVC_FILE, configure_dvc, read_yaml
 from pipeline.repository.dvc_output import command_error
 from pipeline.repository.dvc_worker import DvcWorker
 from pipeline.repository.git import git
@@ -47,12 +47,12 @@ def push_runs(tree: Path, stages: Iterable[str], log: Log) -> None:
     DVC pushes no output that lives in Git, but restores a stage from its run cache only with all
     its outputs. So dvc.yaml says of none that it lives in Git.
     """
-    for name in git(tree, "ls-files", str(DVC_FILE), f"*/{DVC_FILE}").splitlines():
-        yaml = YAML()
-        graph = yaml.load(tree / name)
-        for stage in graph.get("stages", {}).values():
+    listed = git(tree, "ls-files", "-z", str(DVC_FILE), f"*/{DVC_FILE}")
+    for path in (tree / name for name in listed.split("\0") if name):
+        graph = read_yaml(path)
+        for stage in (graph.get("stages") or {}).values():
             cache_all_outputs(stage.get("do", stage))
-        yaml.dump(graph, tree / name)
+        YAML(typ="safe").dump(graph, path)
     command = ("push", "--run-cache", *stages)
     with DvcWorker(tree) as dvc:
         answer = dvc.request(*command)
@@ -64,6 +64,6 @@ def push_runs(tree: Path, stages: Iterable[str], log: Log) -> None:
 def cache_all_outputs(stage: dict[str, Any]) -> None:
     """Take `cache: false` from a stage as dvc.yaml declares it."""
     for kind in ("outs", "metrics", "plots"):
-        for out in stage.get(kind, []):
+        for out in stage.get(kind) or []:
             for settings in out.values() if isinstance(out, dict) else []:
                 settings.pop("cache", None)
