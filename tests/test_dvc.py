@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from helpers import PARAMS, ROOT, STAGES, edit_params, repro
+from pages import read_commands
 from ruamel.yaml import YAML
 from toy import commit_all, execute
 
@@ -185,6 +186,16 @@ def test_plots_diff_draws_curves_and_mistakes_without_a_network(
     assert all(url.startswith("file:") for url in visit.loaded())
     assert [line for line in visit.said if line.startswith("error")] == []
     visit.context.close()
+
+
+def test_the_documented_way_back_leads_back(repository: Path) -> None:
+    """DVC has staged dvc.lock, so Git must take it from HEAD."""
+    [back] = [c for c in read_commands("docs/experiments.md") if c.text.startswith("git checkout")]
+    edit_params(repository, "evaluate", "calibration_bins", 2)
+    assert repro(repository) == (["evaluate", "report"], [])
+    execute(repository, "sh", "-c", back.text)
+    assert execute(repository, "git", "status", "--porcelain") == ""
+    assert repro(repository) == ([], [])
 
 
 def test_an_experiment_runs_and_is_listed(repository: Path) -> None:

@@ -39,10 +39,7 @@ FILES = (*RAW_FILES["train"], *RAW_FILES["test"])
 
 @dataclass(frozen=True)
 class DatasetFiles:
-    """The description, and for each of FILES its length in bytes and its sha256.
-
-    Both are of the uncompressed file, because gzip files differ by the program that packed them.
-    """
+    """The description; of each of FILES, uncompressed as gzip differs, its bytes and its sha256."""
 
     info: DatasetInfo
     lengths: tuple[int, int, int, int]
@@ -50,8 +47,18 @@ class DatasetFiles:
 
 
 DIGITS = tuple("0123456789")
-CLOTHES = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat")
-CLOTHES += ("Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
+CLOTHES = (
+    "T-shirt/top",
+    "Trouser",
+    "Pullover",
+    "Dress",
+    "Coat",
+    "Sandal",
+    "Shirt",
+    "Sneaker",
+    "Bag",
+    "Ankle boot",
+)
 DATASETS: dict[DatasetName, DatasetFiles] = {
     "MNIST": DatasetFiles(
         info=DatasetInfo(dataset="MNIST", classes=DIGITS, subject="digit", preparation="centred"),
