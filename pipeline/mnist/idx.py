@@ -23,7 +23,7 @@ Preparation = Literal["centred", "fitted"]  # of an image: see pipeline/mnist/pr
 
 
 class DatasetInfo(BaseModel):
-    """What the fetch stage writes on its files; the defaults are for files older than a field."""
+    """What the fetch stage writes about its files. Older files lack the fields with defaults."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 

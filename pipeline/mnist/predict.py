@@ -74,7 +74,8 @@ def to_json(predictions: list[Prediction]) -> str:
 def describe(predictions: list[Prediction]) -> Iterator[str]:
     """Yield a line for each file."""
     width = max((len(prediction.file) for prediction in predictions), default=0)
+    longest = max((len(prediction.prediction) for prediction in predictions), default=0)
     for file, prediction, confidence, top, unsure in predictions:
         others = ", ".join(f"{other['prediction']} {other['confidence']:.1%}" for other in top[1:])
         doubt = f"; unsure: {unsure}" if unsure else ""
-        yield f"{file:{width}}  {prediction}  {confidence:6.1%}  then {others}{doubt}"
+        yield f"{file:{width}}  {prediction:{longest}}  {confidence:6.1%}  then {others}{doubt}"

@@ -39,7 +39,7 @@ FILES = (*RAW_FILES["train"], *RAW_FILES["test"])
 
 @dataclass(frozen=True)
 class DatasetFiles:
-    """The description; of each of FILES, uncompressed as gzip differs, its bytes and its sha256."""
+    """The description, and the length in bytes and the sha256 of each of FILES, uncompressed."""
 
     info: DatasetInfo
     lengths: tuple[int, int, int, int]
