@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import socket
 import subprocess
 import time
@@ -11,12 +12,14 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import httpx
+from helpers import ROOT
 from prefect.events.worker import EventsWorker
 from prefect.logging.handlers import APILogWorker
 from prefect.settings import PREFECT_API_URL, temporary_settings
-from toy import WAIT, start_pipeline
+from toy import WAIT, make_model_workspace, start_pipeline, wait_until
 
 from pipeline.orchestration.server import is_healthy, server_at
+from pipeline.repository.processes import subprocess_environment
 
 T = TypeVar("T")
 
@@ -34,6 +37,30 @@ def running_server(home: Path) -> Iterator["Api"]:
     os.environ["PREFECT_HOME"] = str(home)
     with server_at(url):
         yield Api(url)
+
+
+class KillableServer:
+    """A server that can be killed, and started again on its database and its port."""
+
+    def __init__(self, home: Path) -> None:
+        self.home, self.port = home, free_port()
+        self.api = Api(f"http://127.0.0.1:{self.port}/api")
+        self.start()
+
+    def start(self) -> None:
+        where = ["--host", "127.0.0.1", "--port", str(self.port)]
+        self.process = subprocess.Popen(
+            ["prefect", "server", "start", *where],
+            env=subprocess_environment() | {"PREFECT_HOME": str(self.home)},
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+        wait_until(self.api.answers)
+
+    def kill(self) -> None:
+        os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
 
 
 @contextmanager
@@ -191,3 +218,40 @@ def finish(process: "subprocess.Popen[str]") -> str:
 def message(thing: dict[str, Any]) -> str:
     """The message of the state of a flow run or of a task run."""
     return str(thing["state"]["message"])
+
+
+def deploy_to_pool(folder: Path, api: Api, interval: int) -> tuple[Path, dict[str, str]]:
+    """Deploy a workspace as prefect.yaml has it, with a faster schedule.
+
+    Returns the workspace, and the variables for a worker of the pool.
+    """
+    make_model_workspace(folder)
+    (folder / "pipeline").symlink_to(ROOT / "pipeline")
+    deployment = (ROOT / "prefect.yaml").read_text(encoding="utf-8")
+    schedule = deployment.replace('cron: "0 3 * * *"', f"interval: {interval}")
+    (folder / "prefect.yaml").write_text(schedule, encoding="utf-8")
+    variables = subprocess_environment() | {
+        "PREFECT_API_URL": api.url,
+        "MNIST_WORKSPACE": str(folder),
+    }
+    for command in (
+        ["work-pool", "create", "mnist", "--type", "process", "--overwrite"],
+        ["--no-prompt", "deploy", "--all"],
+    ):
+        result = subprocess.run(
+            ["prefect", *command], cwd=folder, env=variables, capture_output=True, text=True
+        )
+        assert result.returncode == 0, result.stdout + result.stderr
+    return folder, variables
+
+
+def start_worker(folder: Path, variables: dict[str, str]) -> "subprocess.Popen[str]":
+    command = ["prefect", "worker", "start", "--pool", "mnist", "--limit", "1"]
+    return subprocess.Popen(
+        command,
+        cwd=folder,
+        env=variables,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )

@@ -77,14 +77,20 @@ NOT_RUN = {
     "prefect server start &": SERVER,
     "prefect work-pool create mnist --type process": SERVER,
     "MNIST_WORKSPACE=$PWD prefect deploy --all": SERVER,
-    "prefect automation create --from-file automations.json": SERVER,
-    "MNIST_WORKSPACE=$PWD prefect worker start --pool mnist": SERVER,
+    "MNIST_WORKSPACE=$PWD prefect worker start --pool mnist --limit 1": SERVER,
     "source .venv/bin/activate": "it changes the shell that it is typed in",
     "pre-commit install": "it writes a Git hook",
 }
 
 # What is named and is no file of the repository: a run makes it, or a user
-MADE = (".checkpoints", ".dvc/tmp/verdicts", ".venv", "data/source", "sweeps")
+MADE = (
+    ".checkpoints",
+    ".dvc/tmp/flow-runs",
+    ".dvc/tmp/verdicts",
+    ".venv",
+    "data/source",
+    "sweeps",
+)
 PLACEHOLDERS = re.compile(r"ROOM|MODULE|NAME|FOLDER")
 COMMITTER = {
     f"GIT_{role}_{part}": "test@localhost"

@@ -4,32 +4,40 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from contextvars import copy_context
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import httpx
 from filelock import FileLock, Timeout
 from prefect import get_run_logger, runtime
-from prefect.client.orchestration import SyncPrefectClient, get_client
-from prefect.client.schemas.filters import FlowRunFilter
-from prefect.client.schemas.objects import State, StateType
-from prefect.client.schemas.sorting import FlowRunSort
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.objects import FlowRun, State, StateType
 from prefect.context import FlowRunContext
-from prefect.exceptions import ObjectNotFound
+from prefect.exceptions import ObjectNotFound, TerminationSignal
+from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 from prefect.states import Cancelled, Completed, Failed
 
 from pipeline.errors import PipelineError
 from pipeline.files import atomic_write
+from pipeline.orchestration.abandoned import (
+    cancel_overdue_runs,
+    end_abandoned_runs,
+    hold_record,
+    start_crash_reporter,
+)
+from pipeline.orchestration.outage import Outage, current_outage
+from pipeline.orchestration.server import ends_with_this_process
 from pipeline.repository.dvc_output import BusyError
 from pipeline.repository.dvc_worker import DvcWorkerPool
 from pipeline.repository.processes import CancelScope, RunCancelledError, current_scope
 
 BUSY_POLL = 2.0  # seconds between looks at a lock
 CANCEL_POLL = 5.0  # seconds; asking takes time on the server that a stage could use
+CANCEL_TIMEOUT = 30.0  # seconds; a server that takes longer to answer does not answer
 
 Result = TypeVar("Result")
 WhenBusy = Literal["wait", "skip"]
@@ -55,62 +63,81 @@ def run_as_flow(work: Callable[[], State[Any]]) -> State[Any]:
     The run has a scope of its own: its processes end with it, when it is cancelled on Prefect's
     pages, and when the flow that called it is cancelled.
     """
-    with CancelScope() as scope, get_client(sync_client=True) as client:
-        cancel_overdue_runs(client)
-        watch_for_cancellation(scope)
+    with CancelScope() as scope, current_outage() as outage:
         try:
-            return work()
+            with begin_run(scope, outage):
+                state = work()
         except (RunCancelledError, KeyboardInterrupt) as error:
             scope.cancel()
-            return Cancelled(message=str(error) or "interrupted")
+            state = Cancelled(message=str(error) or "interrupted")
+            if isinstance(error, KeyboardInterrupt):
+                outage.give_up()
         except SkippedRunError as error:
-            return Completed(name="Skipped", message=str(error))
+            state = Completed(name="Skipped", message=str(error))
         except PipelineError as error:
-            return Failed(message=str(error), data=error)
+            state = Failed(message=str(error), data=error)
+        except TerminationSignal:  # Prefect marks the run as crashed
+            outage.give_up()
+            raise
+        outage.wait()  # Prefect reports the state next
+    return state
 
 
-def watch_for_cancellation(scope: CancelScope) -> None:
+@contextmanager
+def begin_run(scope: CancelScope, outage: Outage) -> Iterator[None]:
+    """Hold the run's record and its deployment, end what nobody holds, and watch the server."""
+    context = FlowRunContext.get()
+    assert context and context.flow_run
+    run, root, client = context.flow_run, Path.cwd(), get_client(sync_client=True)
+    outage.guard(client)
+    watch_for_cancellation(scope, run)
+    if (root / ".dvc").is_dir():  # not where a worker of Dask was started
+        record = hold_record(root, run)
+        if run.parent_task_run_id is None:
+            end_abandoned_runs(client, root)
+            if not ends_with_this_process():
+                start_crash_reporter(record)
+    with deployment_lock(root, run):
+        cancel_overdue_runs(client, run)
+        yield
+
+
+def watch_for_cancellation(scope: CancelScope, run: FlowRun | None = None) -> None:
     """Cancel the scope soon after the run is cancelled on Prefect's pages.
 
-    Prefect's own runner would end this process, but not every run has one.
+    Prefect's own runner would end this process, but not every run has one. The thread that asks
+    also notes whether the server answers, of a `run` until the server knows its final state.
     """
     run_id = runtime.flow_run.id
-    # Opened here: it is the run's own client, and the thread might come too late to open it.
+    # A client of its own, because those of the run wait for the server. It is opened here, because
+    # the thread might come too late to open it.
     stack = ExitStack()
-    client = stack.enter_context(get_client(sync_client=True))
+    settings = {"timeout": CANCEL_TIMEOUT}
+    client = stack.enter_context(get_client(sync_client=True, httpx_settings=settings))
+
+    def is_reported() -> bool:
+        return run is None or run.state is None or run.state.is_final()
+
+    def look(outage: Outage) -> None:
+        try:
+            state = client.read_flow_run(run_id).state
+        except httpx.TransportError:
+            outage.begin()
+            return
+        except (httpx.HTTPError, ObjectNotFound):  # it is busy, or the run is deleted
+            return
+        outage.end()
+        if state and state.type in (StateType.CANCELLING, StateType.CANCELLED):
+            scope.cancel()
 
     def watch() -> None:
-        with stack:
-            while not scope.is_cancelled:
-                # A server that is away for a while stops nothing, nor does a run that is deleted.
-                with suppress(httpx.HTTPError, ObjectNotFound):
-                    state = client.read_flow_run(run_id).state
-                    if state and state.type in (StateType.CANCELLING, StateType.CANCELLED):
-                        scope.cancel()
+        with stack, current_outage() as outage:
+            while not (scope.is_cancelled and is_reported()):
+                with temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 0}):
+                    look(outage)
                 time.sleep(CANCEL_POLL)
 
     threading.Thread(target=copy_context().run, args=(watch,), daemon=True).start()
-
-
-def cancel_overdue_runs(client: SyncPrefectClient) -> None:
-    """Cancel this deployment's scheduled runs that are due by now: this run does their work."""
-    run = FlowRunContext.get()
-    # runtime.deployment.id would ask the server
-    deployment = run.flow_run.deployment_id if run and run.flow_run else None
-    if not deployment:
-        return
-    overdue = FlowRunFilter.model_validate(
-        {
-            "deployment_id": {"any_": [str(deployment)]},
-            "state": {"type": {"any_": ["SCHEDULED"]}},
-            "expected_start_time": {"before_": datetime.now(UTC)},
-        }
-    )
-    oldest_first = FlowRunSort.EXPECTED_START_TIME_ASC
-    for missed in client.read_flow_runs(flow_run_filter=overdue, sort=oldest_first, limit=200):
-        if missed.auto_scheduled:
-            message = f"missed; done by {runtime.flow_run.name}"
-            client.set_flow_run_state(missed.id, Cancelled(message=message))
 
 
 def wait_while_busy(context: RunContext, work: Callable[[], Result]) -> Result:
@@ -140,21 +167,46 @@ def wait_while_busy(context: RunContext, work: Callable[[], Result]) -> Result:
 
 @contextmanager
 def workspace_lock(context: RunContext) -> Iterator[None]:
-    """Hold the workspace, after waiting for it; the kernel frees the lock when its holder dies."""
-    folder = context.root / ".dvc" / "tmp"
-    folder.mkdir(parents=True, exist_ok=True)
-    lock, note = FileLock(folder / "flow.lock"), folder / "flow.holder"
-
-    def acquire() -> AbstractContextManager[object]:
-        try:
-            return lock.acquire(blocking=False)
-        except Timeout as error:
-            holder = note.read_text(encoding="utf-8") if note.exists() else "another run"
-            raise BusyError(holder) from error
-
-    with wait_while_busy(context, acquire):
-        started = datetime.now().astimezone().isoformat(timespec="seconds")
-        with atomic_write(note) as temporary:
-            holder = f"flow run {runtime.flow_run.name} (process {os.getpid()}, since {started})"
-            temporary.write_text(holder, encoding="utf-8")
+    """Hold the workspace, after waiting for it."""
+    lock = context.root / ".dvc" / "tmp" / "flow.lock"
+    with wait_while_busy(context, lambda: take_lock(lock)):
+        note_holder(lock)
         yield
+
+
+@contextmanager
+def deployment_lock(root: Path, run: FlowRun) -> Iterator[None]:
+    """Hold the run's deployment in this folder; raise SkippedRunError if another run does.
+
+    A second run of a deployment would do the same work at the same time.
+    """
+    if run.deployment_id is None or run.parent_task_run_id is not None:
+        yield
+        return
+    lock = root / ".dvc" / "tmp" / f"deployment-{run.deployment_id}.lock"
+    try:
+        held = take_lock(lock)
+    except BusyError as error:
+        raise SkippedRunError(f"{error} is at work on this deployment") from error
+    with held:
+        note_holder(lock)
+        yield
+
+
+def take_lock(path: Path) -> AbstractContextManager[object]:
+    """Lock a file, or raise BusyError; the kernel frees the lock when its holder dies."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        return FileLock(path).acquire(blocking=False)
+    except Timeout as error:
+        note = path.with_suffix(".holder")
+        holder = note.read_text(encoding="utf-8") if note.exists() else "another run"
+        raise BusyError(holder) from error
+
+
+def note_holder(path: Path) -> None:
+    """Leave a note of who holds a lock, for those who wait for it."""
+    started = datetime.now().astimezone().isoformat(timespec="seconds")
+    with atomic_write(path.with_suffix(".holder")) as temporary:
+        holder = f"flow run {runtime.flow_run.name} (process {os.getpid()}, since {started})"
+        temporary.write_text(holder, encoding="utf-8")

@@ -5,6 +5,7 @@ import time
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from threading import Thread
 from urllib.parse import urlsplit
@@ -19,6 +20,14 @@ from pipeline.repository.processes import SupervisedProcess, subprocess_environm
 DEFAULT_URL = "http://127.0.0.1:4200/api"
 START_TIMEOUT = 180.0  # seconds; the first start creates the server's database
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
+
+
+_is_temporary: ContextVar[bool] = ContextVar("is_temporary", default=False)
+
+
+def ends_with_this_process() -> bool:
+    """Whether the Prefect server in use is one that this process started for its run."""
+    return _is_temporary.get()
 
 
 @contextmanager
@@ -70,11 +79,13 @@ def ensure_server() -> Iterator[None]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{probe.getsockname()[1]}/api"
+    token = _is_temporary.set(True)
     with server_at(url), temporary_settings({PREFECT_API_URL: url}):
         try:
             yield
         finally:
             APILogHandler().flush()  # while the server is there
+            _is_temporary.reset(token)
 
 
 def is_healthy(url: str) -> bool:

@@ -88,7 +88,9 @@ class DvcWorker:
         try:
             if log:
                 for line in thin_progress(until_token()):
-                    log(line)
+                    # Errors of a cancelled DVC say how it was interrupted.
+                    if not (current_scope().is_cancelled and line.startswith("ERROR: ")):
+                        log(line)
             else:
                 output = "".join(until_token())
         except BaseException:

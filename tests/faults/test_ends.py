@@ -8,13 +8,21 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from prefect_api import Api, finish, message, run, start
 from toy import (
     ATTEMPTS,
     STAY,
+    append,
     assert_that_nothing_is_left,
+    commit_all,
+    execute,
+    make_model_workspace,
     make_workspace,
+    processes_in,
+    processes_under,
+    start_pipeline,
     wait_for_pids,
     wait_until,
 )
@@ -22,6 +30,8 @@ from toy import (
 from pipeline.repository.processes import subprocess_environment
 
 pytestmark = pytest.mark.slow
+
+CRASH_REPORTER = "pipeline.orchestration.crash_reporter"
 
 
 def cancel(process: "subprocess.Popen[str]", flow_run: dict[str, Any], api: Api) -> None:
@@ -53,22 +63,73 @@ def test_a_run_that_is_ended_leaves_nothing_behind(
     output = finish(process)
     assert process.returncode != 0
     assert api.ended(flow_run)["state"]["name"] == state, output
+    assert "unlocked lock" not in output, "DVC stumbles over its own lock"
     assert_that_nothing_is_left(folder, processes)
+    assert not records(folder)
 
 
-def test_a_run_that_is_killed_leaves_nothing_behind_and_frees_the_workspace(
+def test_a_retraining_that_is_cancelled_publishes_nothing(tmp_path: Path, api: Api) -> None:
+    folder = make_model_workspace(tmp_path / "model")
+    append(folder / "train.py", STAY)
+    commit_all(folder)
+    before = execute(folder, "git", "for-each-ref")
+    process = start_pipeline(folder, api.url, "retrain")
+    flow_run = api.run_named("Running")
+    api.logs(flow_run, containing="> python train.py")
+    cancel(process, flow_run, api)
+    output = finish(process)
+    assert process.returncode == 1
+    assert api.ended(flow_run)["state"]["name"] == "Cancelled", output
+    assert execute(folder, "git", "for-each-ref") == before
+    wait_until(lambda: not processes_under(tmp_path))
+    assert [path.name for path in (folder / ".dvc" / "tmp" / "worktrees").iterdir()] == ["lock"]
+    assert not records(folder)
+
+
+def records(folder: Path) -> list[Path]:
+    return list((folder / ".dvc" / "tmp" / "flow-runs").iterdir())
+
+
+def reporters(folder: Path) -> list[psutil.Process]:
+    return [one for one in processes_in(folder) if one.cmdline()[2:3] == [CRASH_REPORTER]]
+
+
+def test_a_run_that_is_killed_has_crashed_and_leaves_nothing_behind(
     tmp_path: Path, api: Api
 ) -> None:
+    """Nobody else is there: the run's crash reporter outlives it, and tells the server."""
     folder = make_workspace(tmp_path / "killed", {"only": STAY})
-    process, _ = start(folder, api)
+    process, killed = start(folder, api)
     processes = wait_for_pids(folder)
+    process.kill()
+    finish(process)
+    assert api.ended(killed)["state"]["name"] == "Crashed"
+    assert message(api.ended(killed)) == "its process is gone"
+    assert_that_nothing_is_left(folder, processes)
+    assert not records(folder)
+
+
+def test_a_run_that_is_killed_with_its_reporter_is_ended_by_the_next(
+    tmp_path: Path, api: Api
+) -> None:
+    """As when a container is stopped. A run whose process lives is left alone."""
+    folder = make_workspace(tmp_path / "killed", {"only": STAY})
+    process, killed = start(folder, api)
+    processes = wait_for_pids(folder)
+    wait_until(lambda: reporters(folder))
+    [reporter] = reporters(folder)
+    run(folder, api, "--when-busy", "skip")
+    assert api.runs(id={"any_": [killed["id"]]})[0]["state"]["name"] == "Running"
+    reporter.kill()
     process.kill()
     finish(process)
     wait_until(lambda: not any(process.is_running() for process in processes))
     (folder / "go").touch()
     _, _, flow_run = run(folder, api, "--wait-seconds", "0")
     assert flow_run["state"]["name"] == "Completed"
+    assert message(api.ended(killed)) == "its process is gone"
     assert_that_nothing_is_left(folder, [])
+    assert not records(folder)
 
 
 def test_a_stage_past_its_time_fails_the_run(tmp_path: Path, api: Api) -> None:

@@ -2,14 +2,12 @@
 
 import shutil
 import signal
-import subprocess
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
-from helpers import ROOT, STAGES, edit_params
-from prefect_api import Api, free_port, message
+from helpers import STAGES, edit_params
+from prefect_api import Api, deploy_to_pool, finish, free_port, message, start_worker
 from toy import (
     GIT,
     STAY,
@@ -24,7 +22,6 @@ from toy import (
 )
 
 from pipeline.orchestration.server import is_healthy
-from pipeline.repository.processes import subprocess_environment
 
 pytestmark = pytest.mark.slow
 
@@ -86,7 +83,6 @@ def test_scheduled_runs_end_to_end(repository: Path, tmp_path: Path) -> None:
 def test_scheduled_retraining_publishes_what_is_new(tmp_path: Path, api: Api) -> None:
     """By default each new commit that passes the gate is a version; the checkout stays as it is."""
     folder = make_model_workspace(tmp_path / "toy")
-    shutil.copyfile(ROOT / "automations.json", folder / "automations.json")
     serve = start_pipeline(folder, api.url, "serve", "--interval", "5")
     try:
         first = api.run_named("Published")
@@ -101,7 +97,7 @@ def test_scheduled_retraining_publishes_what_is_new(tmp_path: Path, api: Api) ->
     finally:
         serve.send_signal(signal.SIGINT)
         serve.communicate()
-    assert execute(folder, "git", "status", "--porcelain") == "?? automations.json\n"
+    assert execute(folder, "git", "status", "--porcelain") == ""
     assert execute(folder, "git", "log", "--format=%s", "main") == "new\nall\n"
 
 
@@ -124,60 +120,46 @@ def test_without_a_server_there_is_one_as_long_as_the_run(
     wait_until(lambda: not is_healthy(url))
 
 
-def test_a_killed_run_is_marked_crashed_and_frees_the_schedule(tmp_path: Path, api: Api) -> None:
-    """A killed run looks alive on the server until its heartbeats, 30 seconds apart, are missed."""
+def test_a_killed_run_of_serve_has_crashed_and_the_next_one_comes(tmp_path: Path, api: Api) -> None:
     folder = make_workspace(tmp_path / "zombie", {"only": STAY})
-    shutil.copyfile(ROOT / "automations.json", folder / "automations.json")
     serve = start_pipeline(folder, api.url, "serve", "run", "--interval", "15")
-    processes = wait_for_pids(folder)
+    wait_for_pids(folder)
     [zombie] = api.runs(state={"name": {"any_": ["Running"]}}, deployment_id={"is_null_": False})
-    wait_until(lambda: api.events(zombie, "prefect.flow-run.heartbeat"))
-    for process in [psutil.Process(serve.pid), *psutil.Process(serve.pid).children()]:
-        process.kill()
-    serve.communicate()
-    wait_until(lambda: not any(process.is_running() for process in processes))
-    wait_until(lambda: not processes_in(folder))
-    assert api.ended(zombie)["state"]["name"] == "Crashed"
-    assert message(api.ended(zombie)) == "No heartbeat for 90 seconds: its process is gone"
-
+    [process] = [
+        one for one in processes_in(folder) if one.cmdline()[1:] == ["-m", "prefect.engine"]
+    ]
+    process.kill()
+    assert message(api.ended(zombie)) == "its process is gone"
     (folder / "go").touch()
-    serve = start_pipeline(folder, api.url, "serve", "run", "--interval", "15")
     assert api.states(api.run_named("Completed"), {"only": "Completed"}) == {"only": "Completed"}
     serve.send_signal(signal.SIGINT)
     serve.communicate()
 
 
+def test_two_that_serve_one_flow_in_a_folder_are_refused(tmp_path: Path, api: Api) -> None:
+    folder = make_workspace(tmp_path / "twice", {"only": ""})
+    first = start_pipeline(folder, api.url, "serve", "run")
+    assert first.stdout
+    assert first.stdout.readline().startswith("Prefect's pages: ")
+    second = start_pipeline(folder, api.url, "serve", "run")
+    assert finish(second) == f"error: mnist is served in {folder} already; stop that first\n"
+    assert second.returncode == 1
+    first.terminate()
+    finish(first)
+
+
 def test_a_worker_does_once_what_was_missed(tmp_path: Path, api: Api) -> None:
-    """The deployment of prefect.yaml with a faster schedule; the worker of its pool starts late."""
-    folder = make_model_workspace(tmp_path / "pool")
-    (folder / "pipeline").symlink_to(ROOT / "pipeline")
-    deployment = (ROOT / "prefect.yaml").read_text(encoding="utf-8")
-    (folder / "prefect.yaml").write_text(
-        deployment.replace('cron: "0 3 * * *"', "interval: 5"), encoding="utf-8"
-    )
-    variables = subprocess_environment() | {
-        "PREFECT_API_URL": api.url,
-        "MNIST_WORKSPACE": str(folder),
-    }
-    for command in (
-        ["work-pool", "create", "mnist", "--type", "process"],
-        ["--no-prompt", "deploy", "--all"],
-    ):
-        result = subprocess.run(
-            ["prefect", *command], cwd=folder, env=variables, capture_output=True, text=True
-        )
-        assert result.returncode == 0, result.stdout + result.stderr
+    """The worker of the pool starts late."""
+    folder, variables = deploy_to_pool(tmp_path / "pool", api, interval=5)
     late = api.wait_for(lambda: enough(api.runs(state={"name": {"any_": ["Late"]}})))
-    worker = subprocess.Popen(
-        ["prefect", "worker", "start", "--pool", "mnist"], cwd=folder, env=variables
-    )
+    worker = start_worker(folder, variables)
     done = api.run_named("Published")
     expected = {"train": "Completed", "evaluate": "Completed"}
     assert api.states(done, expected) == expected
     # before the worker ends: it would kill the run's process, which sends its log every 2 seconds
     assert "> python train.py" in api.logs(done, containing="> python train.py")
     worker.send_signal(signal.SIGINT)
-    worker.wait()
+    finish(worker)
     others = {run["id"] for run in late} - {done["id"]}
     assert {run["state"]["type"] for run in api.runs(id={"any_": sorted(others)})} == {"CANCELLED"}
 

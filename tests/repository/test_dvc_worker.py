@@ -6,10 +6,15 @@ Its wording is what dvc_output.py relies on; these tests hold it to the pinned v
 import json
 import os
 import re
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from contextvars import copy_context
 from pathlib import Path
 from threading import Thread
 
 import pytest
+import zc.lockfile
 from toy import (
     ATTEMPTS,
     CHAIN,
@@ -245,3 +250,22 @@ def test_what_dvc_said_while_its_lock_file_changed_is_asked_again(
         with pytest.raises(PipelineError, match="unrecognized arguments"):
             run_consistently(dvc, ("status", "--nonsense"), locks=["dvc.lock"])
         assert next(contents, None) is None
+
+
+def test_how_dvc_was_interrupted_is_not_logged(tmp_path: Path) -> None:
+    """It says "ERROR: interrupted by the user", or that it unlocked what was not locked.
+
+    Here it is interrupted while it waits for its lock, after the stage.
+    """
+    folder = make_workspace(tmp_path / "waiting", {"only": STAY})
+    lines: list[str] = []
+    with CancelScope() as scope, DvcWorker(folder) as dvc, ThreadPoolExecutor() as pool:
+        work = pool.submit(copy_context().run, dvc.reproduce, "only", lines.append)
+        processes = wait_for_pids(folder)
+        with closing(zc.lockfile.LockFile(str(folder / ".dvc" / "tmp" / "lock"))):
+            (folder / "go").touch()
+            wait_until(lambda: not any(process.is_running() for process in processes))
+            time.sleep(2)  # it waits for the lock by now
+            scope.cancel()
+            assert isinstance(work.exception(), RunCancelledError)
+    assert lines == ["Running stage 'only':", "> python only.py"]
