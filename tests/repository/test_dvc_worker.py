@@ -89,6 +89,15 @@ def test_what_dvc_itself_refuses_is_a_failure_in_its_words(tmp_path: Path) -> No
         run(folder, "only")
 
 
+def test_a_refusal_quotes_the_error_and_not_the_warning_before_it(fresh: Path) -> None:
+    execute(fresh, "dvc", "freeze", "second")
+    (fresh / "second.txt").unlink()
+    with DvcWorker(fresh) as dvc:
+        assert dvc.request("repro", "second").errors.startswith("WARNING: ")
+        with pytest.raises(PipelineError, match="^dvc repro second failed: failed to reproduce"):
+            dvc.run("repro", "second")
+
+
 SHOW_DVC = """
 import psutil
 print("by", next(p.pid for p in psutil.Process().parents() if "dvc_program" in str(p.cmdline())))
