@@ -94,7 +94,7 @@ def test_a_refusal_quotes_the_error_and_not_the_warning_before_it(fresh: Path) -
     (fresh / "second.txt").unlink()
     with DvcWorker(fresh) as dvc:
         assert dvc.request("repro", "second").errors.startswith("WARNING: ")
-        with pytest.raises(PipelineError, match="^dvc repro second failed: failed to reproduce"):
+        with pytest.raises(PipelineError, match=r"^dvc repro second failed: failed to reproduce"):
             dvc.run("repro", "second")
 
 
