@@ -35,6 +35,11 @@ if TYPE_CHECKING:
     from prefect_api import Api
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the longest test, so that the others are not done long before it."""
+    items.sort(key=lambda item: item.path.name != "test_same_as_repro.py")
+
+
 @pytest.fixture(scope="session")
 def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> "Iterator[Api]":
     from prefect_api import running_server  # only now: most tests do without Prefect

@@ -119,9 +119,9 @@ def graphs(draw: st.DrawFn, edits: int) -> tuple[list[Node], list[Edit]]:
 class Workspace:
     """A folder with a graph, in which edits are made; equal edits in equal folders."""
 
-    def __init__(self, folder: Path, empty: Path, graph: list[Node], dvc: DvcWorker) -> None:
+    def __init__(self, folder: Path, empty: Path, graph: list[Node]) -> None:
         shutil.copytree(empty, folder, symlinks=True)
-        self.folder, self.graph, self.dvc = folder, graph, dvc
+        self.folder, self.graph, self.dvc = folder, graph, DvcWorker(folder)
         self.frozen: set[int] = set()
         self.write(OUTSIDE, "outside 0\n")
         self.put_back()
@@ -133,8 +133,14 @@ class Workspace:
             (folder / name).mkdir(parents=True)
         self.declare()
         for source in SOURCES:
-            self.run("add", source)
-        self.run("import-url", OUTSIDE, IMPORTED)
+            self.dvc.run("add", source)
+        self.dvc.run("import-url", OUTSIDE, IMPORTED)
+
+    def __enter__(self) -> "Workspace":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.dvc.close()
 
     def put_back(self) -> None:
         """Give parameters, commands and plain files their first values."""
@@ -143,9 +149,6 @@ class Workspace:
         self.var = 0
         for name in PLAIN:
             self.write(name, "plain 0\n")
-
-    def run(self, *arguments: str) -> str:
-        return self.dvc.run("--cd", str(self.folder), *arguments)
 
     def write(self, name: str, text: str) -> None:
         (self.folder / name).parent.mkdir(parents=True, exist_ok=True)
@@ -242,18 +245,18 @@ class Workspace:
                 source_file.unlink(missing_ok=True)
                 source_file.write_text(f"source {value}\n")
                 if kind == "source added again":
-                    self.run("add", source)
+                    self.dvc.run("add", source)
             case "source lost" | "source lost everywhere":
                 remove(self.folder / source)
                 if kind == "source lost everywhere":
                     self.forget(source)
             case "new source":
                 self.write(f"new{number % 3}.txt", f"new {value}\n")
-                self.run("add", f"new{number % 3}.txt")
+                self.dvc.run("add", f"new{number % 3}.txt")
             case "import changed":
                 self.write(OUTSIDE, f"outside {value}\n")
                 if number % 2:
-                    self.run("update", f"{IMPORTED}.dvc")
+                    self.dvc.run("update", f"{IMPORTED}.dvc")
             case "frozen":
                 self.frozen ^= {node.index}
             case "command":

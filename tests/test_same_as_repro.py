@@ -34,7 +34,7 @@ DONE = {
 BRISK = {PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}
 SETTINGS = settings(
     deadline=None,
-    derandomize="N" not in os.environ,
+    derandomize=True,
     database=None,
     print_blob=True,
     suppress_health_check=list(HealthCheck),
@@ -53,9 +53,8 @@ def empty(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def make_plan(folder: Path, targets: Targets) -> dict[str, tuple[Action, str]]:
-    with DvcWorker(folder) as dvc:
-        planned = plan(dvc, read_graph(dvc, targets), targets)
+def make_plan(dvc: DvcWorker, targets: Targets) -> dict[str, tuple[Action, str]]:
+    planned = plan(dvc, read_graph(dvc, targets), targets)
     return {stage.name: (stage.action, "; ".join(stage.reasons)) for stage in planned}
 
 
@@ -84,10 +83,9 @@ def run_flow(folder: Path, targets: Targets, api: Api) -> dict[str, str]:
 def compare(one: Workspace, other: Workspace, targets: Targets, api: Api) -> None:
     """Compare plan, flow and repro in two equal workspaces."""
     before = one.files()
-    planned = make_plan(one.folder, targets)
+    planned = make_plan(one.dvc, targets)
     assert one.files() == before, "a plan changes nothing"
-    arguments = ("--cd", str(other.folder), "repro", "--keep-going", *targets.arguments())
-    code, output, errors = other.dvc.request(*arguments)
+    code, output, errors = other.dvc.request("repro", "--keep-going", *targets.arguments())
     done = dict(parse_outcomes(output))
     states = run_flow(one.folder, targets, api)
     assert planned.keys() == states.keys() >= done.keys()
@@ -108,8 +106,8 @@ def run_case(graph: list[Node], edits: list[Edit], empty: Path, folder: Path, ap
     """Compare after the first run, and after each edit."""
     shutil.rmtree(folder, ignore_errors=True)
     targets = Targets(all_pipelines=bool(edits[0].number % 2))
-    with DvcWorker(empty) as dvc:
-        one, other = (Workspace(folder / name / "w", empty, graph, dvc) for name in ("1", "2"))
+    one, other = (Workspace(folder / name / "w", empty, graph) for name in ("1", "2"))
+    with one, other:
         compare(one, other, targets, api)
         for edit in edits:
             one.edit(edit)
@@ -118,7 +116,7 @@ def run_case(graph: list[Node], edits: list[Edit], empty: Path, folder: Path, ap
 
 
 @given(case=graphs(edits=2))
-@settings(SETTINGS, max_examples=int(os.environ.get("N", 8)))
+@settings(SETTINGS, max_examples=8)
 def test_plan_and_flow_do_what_dvc_repro_does(
     case: tuple[list[Node], list[Edit]],
     empty: Path,

@@ -82,6 +82,7 @@ def test_real_digits_are_restored_on_another_machine(
     assert verdicts[0] == verdicts[1] != []
 
 
+@pytest.mark.slow
 def test_a_remote_that_does_not_answer_stops_no_run(first: Path, api: Api) -> None:
     """Two lines say so, and none if nothing has to run."""
     (first.parent / "storage").write_text("no folder")
