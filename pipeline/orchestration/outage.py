@@ -29,7 +29,6 @@ PATIENCE = 3600.0  # seconds that a request waits for the server
 ATTEMPTS = {  # what Prefect's loggers say for each, some with a traceback
     "prefect.events.clients": "Unable to connect to",
     "prefect._internal.concurrency": "Service %r failed to process",
-    "prefect.FlowRunSuspendingObserver": "",
 }
 
 
@@ -105,6 +104,8 @@ def current_outage() -> Iterator[Outage]:
         return
     outage = Outage()
     token = _current.set(outage)
+    # Asks whether the run is suspended; that its connection is lost is all that it has to say.
+    logging.getLogger("prefect.FlowRunSuspendingObserver").setLevel(logging.CRITICAL)
     setattr(observers, "critical_service_loop", repeat_in_silence)  # noqa: B010 - Prefect's module
     for name in ATTEMPTS:
         logging.getLogger(name).addFilter(outage.is_worth_saying)
