@@ -36,7 +36,9 @@ def verify(root: Path, rev: str) -> Verification:
     """Run a commit again and compare; raise PipelineError if it cannot be run."""
     commit = resolve_commit(root, rev)
     with worktree(root, commit, "verify") as (tree, scratch):
-        configure_dvc(tree, scratch, inherit=root)
+        configure_dvc(
+            tree, scratch
+        )  # a cache of its own: DVC deletes from a cache what is modified
         graph = read_everything(tree)
         locked = recorded_outputs(graph)
         if not locked:
@@ -45,8 +47,7 @@ def verify(root: Path, rev: str) -> Verification:
             )
         modified = find_modified(tree, locked, "in the commit")
         modified += find_modified_locally(root, tree, graph)
-        check_out_data(tree, graph)
-        configure_dvc(tree, scratch)
+        check_out_data(root, tree, scratch, graph)
         link_data_source(root, tree)
         reproduce_all(tree)
         found = {out.path: out.md5 for out in recorded_outputs(read_everything(tree))}
@@ -80,16 +81,18 @@ def recorded_outputs(graph: Graph) -> list[LockedOutput]:
     ]
 
 
-def check_out_data(tree: Path, graph: Graph) -> None:
-    """Take from the cache what no command makes; raise VerifyError if it is not there.
+def check_out_data(root: Path, tree: Path, scratch: Path, graph: Graph) -> None:
+    """Take from the cache of `root` what no command makes; raise VerifyError if it is not there.
 
     It is the data that .dvc files track, and the outputs of frozen stages.
     """
     given = [stage.name for stage in graph.values() if not stage.runs]
     if not given:
         return
+    configure_dvc(tree, scratch, inherit=root)
     with clean_worker(tree) as dvc:
         answer = dvc.request("checkout", "--quiet", *given)
+    configure_dvc(tree, scratch)
     if answer.code:
         names = " ".join(given)
         raise VerifyError(f"{', '.join(given)}: not in the cache; get the data: dvc fetch {names}")
