@@ -11,14 +11,16 @@ from threading import Thread
 from urllib.parse import urlsplit
 
 import httpx
+from filelock import FileLock, Timeout
 from prefect.logging.handlers import APILogHandler
-from prefect.settings import PREFECT_API_URL, temporary_settings
+from prefect.settings import PREFECT_API_URL, PREFECT_HOME, temporary_settings
 
 from pipeline.errors import PipelineError
 from pipeline.repository.processes import SupervisedProcess, subprocess_environment
 
 DEFAULT_URL = "http://127.0.0.1:4200/api"
 START_TIMEOUT = 180.0  # seconds; the first start creates the server's database
+END_TIMEOUT = 30.0  # seconds; a server ends within some seconds, or is killed after ten
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
@@ -37,15 +39,24 @@ def server_at(url: str) -> Iterator[None]:
     The new one ends with the block and with this process. Raises PipelineError if none answers on
     another machine, or if the new one does not start.
     """
-    if is_healthy(url):
+    address = urlsplit(url)
+    owner = FileLock(PREFECT_HOME.value() / f"mnist-server-{address.port or 4200}.lock")
+    if is_healthy(url) and not is_ending(url, owner):
         yield
         return
-    address = urlsplit(url)
     if address.hostname not in LOOPBACK:
         raise PipelineError(
             f"no Prefect server answers at {url}; start it, or unset PREFECT_API_URL to have one"
             " here"
         )
+    Path(owner.lock_file).parent.mkdir(parents=True, exist_ok=True)
+    while not owner.is_locked:
+        try:
+            owner.acquire(timeout=1)
+        except Timeout:  # another process is about to start one
+            if is_healthy(url):
+                yield
+                return
     print(f"starting Prefect's server at {url}", flush=True)
     where = ["--host", str(address.hostname), "--port", str(address.port or 4200)]
     # its pages ask this address; without it, they would ask another port
@@ -65,6 +76,28 @@ def server_at(url: str) -> Iterator[None]:
     finally:
         process.stop()
         process.wait()
+        Path(owner.lock_file).unlink(missing_ok=True)
+        owner.release()
+
+
+def is_ending(url: str, owner: FileLock) -> bool:
+    """Whether the server that answers was started by a process that is dead; wait until it is gone.
+
+    Who starts a server holds the lock `owner` as long as it lives. If nobody does, and the file is
+    there, the server is about to end; it would not answer for long.
+    """
+    if not Path(owner.lock_file).exists():
+        return False
+    try:
+        with owner.acquire(blocking=False):
+            deadline = time.monotonic() + END_TIMEOUT
+            while is_healthy(url):
+                if time.monotonic() > deadline:  # somebody else's, after all
+                    return False
+                time.sleep(0.2)
+            return True
+    except Timeout:
+        return False
 
 
 @contextmanager

@@ -13,6 +13,7 @@ from pipeline.errors import DataError
 
 Result = TypeVar("Result")
 Fraction = Annotated[float, Field(ge=0, le=1)]
+Float32 = Annotated[float, Field(ge=-3.4e38, le=3.4e38)]  # what PyTorch computes with
 Count = Annotated[int, Field(ge=0, lt=2**31)]
 
 
@@ -24,9 +25,9 @@ class Row(BaseModel):
 
 class HistoryRow(Row):
     epoch: Count
-    learning_rate: float
-    train_loss: float
-    validation_loss: float
+    learning_rate: Float32
+    train_loss: Float32
+    validation_loss: Float32
     validation_accuracy: Fraction
 
 

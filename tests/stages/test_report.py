@@ -243,7 +243,7 @@ def test_a_damaged_file_makes_a_page_or_one_line(
 
 @pytest.mark.slow
 @given(damages)
-@settings(max_examples=1500, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=500, deadline=None, suppress_health_check=list(HealthCheck))
 def test_many_damaged_files_make_a_page_or_one_line(
     finished_workspace: Path, damage: tuple[Path, Callable[[bytes, int, str], bytes], int, str]
 ) -> None:
