@@ -76,26 +76,30 @@ def configure_dvc(tree: Path, scratch: Path, *, inherit: Path | None = None) -> 
         scratch: where DVC keeps its notes, and its cache unless it inherits one
         inherit: a checkout whose cache and remotes are used
     """
-    from dvc.config import Config, merge  # takes longer than most of what needs no remotes
+    from configobj import ConfigObj
+    from dvc.config import Config, _pack_named  # takes longer than most of what needs no remotes
 
+    values: dict[str, Any] = {"core": {}, "cache": {}, "remote": {}, "machine": {}, "db": {}}
+    if inherit:
+        values |= Config(str(inherit / ".dvc")).read()  # with absolute paths
+        values["cache"].setdefault("dir", str(inherit / ".dvc" / "cache"))
+        # DVC never writes into a link, it replaces it.
+        values["cache"]["type"] = "reflink,hardlink,copy"
+    else:
+        values["cache"]["dir"] = str(scratch / "cache")
+    # Staging, in an index that goes with the worktree, spares DVC's advice to stage.
+    values["core"] |= {
+        "analytics": False,
+        "site_cache_dir": str(scratch / "site"),
+        "autostage": True,
+    }
     local_file = tree / ".dvc" / "config.local"
     local_file.parent.mkdir(exist_ok=True)
     local_file.unlink(missing_ok=True)
     local_file.touch(mode=0o600)  # it may hold passwords
-    with Config(str(local_file.parent)).edit("local") as local:
-        if inherit:
-            merge(local, Config(str(inherit / ".dvc")).read())  # with absolute paths
-            local["cache"].setdefault("dir", str(inherit / ".dvc" / "cache"))
-            # DVC never writes into a link, it replaces it.
-            local["cache"]["type"] = "reflink,hardlink,copy"
-        else:
-            local["cache"]["dir"] = str(scratch / "cache")
-        # Staging, in an index that goes with the worktree, spares DVC's advice to stage.
-        local["core"] |= {
-            "analytics": False,
-            "site_cache_dir": str(scratch / "site"),
-            "autostage": True,
-        }
+    # DVC's own way to write it fails for a path with an é.
+    with local_file.open("wb") as file:
+        ConfigObj(_pack_named(values), encoding="utf-8").write(file)
 
 
 def has_remote(root: Path) -> bool:

@@ -14,8 +14,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from configobj import ConfigObj
 from dvc.cli.command import CmdBase
-from dvc.config import Config
 from dvc.dvcfile import LOCK_FILE, is_valid_filename
 from dvc.exceptions import ReproductionError
 from dvc.ignore import DvcIgnore
@@ -111,14 +111,19 @@ class WorkspaceCopy:
         for name in ("config", "config.local"):
             with suppress(FileNotFoundError):
                 shutil.copy(Path(self.repo.dvc_dir) / name, folder)
-        with Config(str(folder)).edit("local") as local:
-            local["core"] |= {
-                "no_scm": True,
-                "autostage": False,
-                "analytics": False,
+        # DVC's own way to edit it fails for a path with an é.
+        local = ConfigObj(str(folder / "config.local"), encoding="utf-8")
+        local.setdefault("core", {}).update(
+            {
+                "no_scm": "true",
+                "autostage": "false",
+                "analytics": "false",
                 "site_cache_dir": str(self.scratch / "site"),
             }
-            local["cache"] |= {"dir": self.repo.cache.local_cache_dir, "type": "symlink"}
+        )
+        links = {"dir": self.repo.cache.local_cache_dir, "type": "symlink"}
+        local.setdefault("cache", {}).update(links)
+        local.write()
 
     def copy_hashes(self, links: Iterable[Path]) -> None:
         """Tell DVC the hashes of the links, so that it does not read all files again."""

@@ -22,7 +22,7 @@ def test_settings_are_the_meta_of_a_stage() -> None:
 
 def test_dvc_has_there_the_cache_and_the_remotes_of_the_checkout(tmp_path: Path) -> None:
     """In the checkout one path is configured for all and one for this machine, both relative."""
-    folder = make_workspace(tmp_path / "a checkout", {"only": ""})
+    folder = make_workspace(tmp_path / "a checkout é", {"only": ""})
     execute(folder, "dvc", "remote", "add", "--default", "shared", "../shared")
     execute(folder, "dvc", "remote", "add", "--local", "own", "../own")
     execute(folder, *GIT, "commit", "-qam", "remote")

@@ -112,7 +112,7 @@ def test_a_plan_is_shown_as_lines_and_as_json() -> None:
 @pytest.fixture
 def sources(tmp_path: Path) -> Path:
     """A stage that reads a file tracked by data.dvc, and one of sub/dvc.yaml that reads nothing."""
-    folder = make_workspace(tmp_path / "w", {"only": ""}, timeout=5)
+    folder = make_workspace(tmp_path / "a folder é", {"only": ""}, timeout=5)
     (folder / "data").write_text("data")
     execute(folder, "dvc", "add", "data")
     text = (folder / "dvc.yaml").read_text()
