@@ -45,7 +45,7 @@ from pipeline.repository.plan import Action, PlannedStage, plan
 from pipeline.repository.processes import current_scope
 from pipeline.repository.worktree import share_checkpoints, worktree
 
-MADE = (Action.SKIP, Action.RESTORE)  # nothing has to run for these
+AT_HAND = (Action.SKIP, Action.RESTORE)  # nothing has to be fetched or run for these
 
 
 @dataclass(frozen=True)
@@ -112,9 +112,7 @@ def run_stages(
     with DvcWorkerPool(tree) as pool:
         with pool.worker() as dvc:
             graph, planned = plan_stages(dvc, stages)
-            if fetch and any(
-                stage.action not in (Action.SKIP, Action.RESTORE) for stage in planned
-            ):
+            if fetch and any(stage.action not in AT_HAND for stage in planned):
                 fetch(graph)
                 graph, planned = plan_stages(dvc, stages)
         publish_plan(planned)

@@ -5,7 +5,6 @@ and either is one line in the log.
 """
 
 import re
-import shutil
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from ruamel.yaml import YAML
 from pipeline.release.overrides import PARAMS_FILE, Changes, apply_overrides, link_data_source
 from pipeline.repository.dvc_files import DVC_FILE, configure_dvc, read_yaml
 from pipeline.repository.dvc_output import command_error
-from pipeline.repository.dvc_worker import DvcWorker
+from pipeline.repository.dvc_worker import FAILING, DvcWorker
 from pipeline.repository.git import git
 from pipeline.repository.worktree import worktree
 
@@ -32,10 +31,9 @@ def fetch_runs(root: Path, commit: str, changes: Changes, stages: Iterable[str],
         configure_dvc(tree, scratch, inherit=root)
         apply_overrides(tree / PARAMS_FILE, changes)
         link_data_source(root, tree)
-        failing = {"SHELL": shutil.which("false") or "/bin/false"}
         with DvcWorker(tree) as dvc:
             options = ("--pull", "--keep-going")
-            errors = dvc.request("repro", *options, *stages, environment=failing).errors
+            errors = dvc.request("repro", *options, *stages, environment=FAILING).errors
     refusal = r"^(?:ERROR: unexpected error - |WARNING: Failed to pull run cache: )(.+)"
     if refused := re.search(refusal, errors, re.MULTILINE):
         log(f"DVC's remote gave no runs: {refused[1]}; this run goes on with what is here")

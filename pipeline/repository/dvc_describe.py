@@ -47,7 +47,8 @@ def find_steps(repo: Repo, targets: list[str], all_pipelines: bool) -> list[Stag
     except (StageNotFound, StageFileDoesNotExistError) as error:
         names = ", ".join(stage.addressing for stage in repo.index.stages)
         raise DvcException(f"{error}; there are: {names}") from None
-    return plan_repro(get_active_graph(repo.index.graph), stages)  # type: ignore[no-any-return]
+    steps: list[Stage] = plan_repro(get_active_graph(repo.index.graph), stages)
+    return steps
 
 
 def describe(stage: Stage, needed: Iterable[Stage]) -> dict[str, Any]:

@@ -26,7 +26,7 @@ from dvc.stage import Stage
 from dvc.stage.exceptions import StageCmdFailedError
 
 
-class CmdRehearse(CmdBase):  # type: ignore[misc]
+class CmdRehearse(CmdBase):  # type: ignore[misc]  # DVC has no types
     """`dvc rehearse --scratch FOLDER [--all-pipelines] [TARGET …]`"""
 
     def run(self) -> int:

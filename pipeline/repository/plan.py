@@ -1,7 +1,6 @@
 """What `dvc repro` would do to each stage, and why."""
 
 import json
-import shutil
 import tempfile
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
@@ -9,7 +8,7 @@ from enum import StrEnum
 from typing import Any
 
 from pipeline.repository.dvc_files import flatten
-from pipeline.repository.dvc_worker import DvcWorker
+from pipeline.repository.dvc_worker import FAILING, DvcWorker
 from pipeline.repository.graph import Graph, Stage, Targets, is_stale
 
 
@@ -76,13 +75,11 @@ def plan_forced(graph: Graph) -> list[PlannedStage]:
 def dry_run(dvc: DvcWorker, targets: Targets) -> dict[str, tuple[Action, str]]:
     """Let DVC reproduce a copy of the workspace in which every command fails.
 
-    DVC runs commands through $SHELL, which is /bin/false here. Returns what DVC did to each stage
-    that it reached, with its reason if it refused.
+    Returns what DVC did to each stage that it reached, with its reason if it refused.
     """
-    failing = {"SHELL": shutil.which("false") or "/bin/false"}
     with tempfile.TemporaryDirectory(prefix="plan-") as scratch:
         arguments = (f"--scratch={scratch}", *targets.arguments())
-        answer = dvc.run("rehearse", *arguments, environment=failing)
+        answer = dvc.run("rehearse", *arguments, environment=FAILING)
     return {
         name: (Action(outcome), refusal) for name, (outcome, refusal) in json.loads(answer).items()
     }
