@@ -20,7 +20,7 @@ from pipeline.orchestration.artifacts import publish_plan
 from pipeline.orchestration.flow import run_tasks, summarize_states
 from pipeline.orchestration.lifecycle import RunContext
 from pipeline.paths import HISTORY, METRICS, PREDICTIONS
-from pipeline.release.gate import Evaluation, GateParams, read_gate
+from pipeline.release.gate import GateParams, read_gate
 from pipeline.release.overrides import (
     PARAMS_FILE,
     Changes,
@@ -30,6 +30,7 @@ from pipeline.release.overrides import (
 )
 from pipeline.release.shared_runs import fetch_runs, push_runs
 from pipeline.release.versions import read_metrics
+from pipeline.release.yardsticks import Evaluation
 from pipeline.repository.dvc_files import (
     LOCK,
     configure_dvc,

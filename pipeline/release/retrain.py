@@ -24,13 +24,14 @@ from pipeline.release.champion import (
     check_target,
     publish,
     publish_lock,
-    read_evaluation,
     reconcile,
 )
-from pipeline.release.gate import Verdict, judge, to_markdown
+from pipeline.release.gate import judge
+from pipeline.release.measurement import evaluate_champion
 from pipeline.release.overrides import Changes
 from pipeline.release.receipts import without_receipt
 from pipeline.release.tags import BRANCH
+from pipeline.release.verdict import Verdict, to_markdown
 from pipeline.release.versions import read_model_name
 from pipeline.repository.dvc_files import LOCK, locked_outputs
 from pipeline.repository.git import read_file, resolve_commit
@@ -112,7 +113,8 @@ def judge_and_publish(target: Target, candidate: Candidate, skip_ci: bool) -> St
     if tip and has_same_outputs(target, tip, candidate):
         message = f"{target.branch} has this model already"
         return Completed(name=RetrainOutcome.UNCHANGED.value, message=message)
-    champion = read_evaluation(target, tip) if tip else None
+    log = get_run_logger().info
+    champion = evaluate_champion(target, tip, candidate, log) if tip else None
     verdict = judge(candidate.gate, candidate.evaluation, champion)
     if not verdict.passed:
         return report_verdict(target, RetrainOutcome.REJECTED, verdict)
@@ -135,8 +137,7 @@ def publish_candidate(
 ) -> str:
     """Publish a candidate with its verdict; return its version."""
     page = to_markdown(verdict, RetrainOutcome.PUBLISHED)
-    metric = f"{verdict.gate.metric} {verdict.candidate:.2%}"
-    subject = f"Publish {{version}}: {metric}{' [skip ci]' if skip_ci else ''}"
+    subject = f"Publish {{version}}: {verdict.metric}{' [skip ci]' if skip_ci else ''}"
     trailers = [
         *(f"Changed: {name} to {value!r}" for name, value in candidate.changes.items()),
         f"Retrained-from: {candidate.commit}",
