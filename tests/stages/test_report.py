@@ -29,7 +29,7 @@ from pipeline.paths import (
     REPORT,
     TEST,
 )
-from pipeline.stages import report
+from pipeline.stages import evaluate, preprocess, report
 
 
 class Page(HTMLParser):
@@ -172,6 +172,29 @@ def test_a_missing_or_damaged_input_is_one_line_and_leaves_the_page(
     ):
         report.main()
     assert REPORT.read_bytes() == before
+
+
+def test_own_images_have_a_section_of_their_own(own_workspace: Path) -> None:
+    page = REPORT.read_text(encoding="utf-8")
+    own = json.loads(METRICS.read_text())["own"]
+    section = page[page.index('<section id="own">') : page.index('<section id="calibration">')]
+    errors = len(wrong().query("source == 'own'"))
+    assert f"{own['images']} of them are held out" in section
+    assert f"{errors} of these are misread" in section
+    assert f"{100 * own['accuracy']:.2f}" in section
+    assert section.count("<li data-label") == min(errors, 5) > 0
+    assert "<b>first</b>: its drawings are lighter than sample" in section
+
+
+def test_a_page_without_own_images_has_no_such_section(finished_workspace: Path) -> None:
+    assert 'id="own"' not in REPORT.read_text(encoding="utf-8")
+
+
+def test_own_images_of_which_none_is_held_out_are_named_all_the_same(own_workspace: Path) -> None:
+    set_params(preprocess={"own_test": 0.0})
+    for stage in (preprocess, evaluate, report):
+        stage.main()
+    assert "None of them is held out yet" in REPORT.read_text(encoding="utf-8")
 
 
 FIFTH = r"^(sample,f3351a8e\w+),.*$"  # row of the predictions
