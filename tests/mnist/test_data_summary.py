@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from own_images import digits, make_batch
+from own_images import make_batch
 
 from pipeline.mnist.data_summary import count_images, find_oddities
 from pipeline.mnist.idx import DatasetInfo, Digits, read_raw
@@ -63,8 +63,7 @@ def test_digits_of_other_writers_are_lighter_than_mnists(
 
 
 def test_images_are_counted_by_split_and_class(reference: Digits) -> None:
-    labels = digits()[1][:0].astype(np.uint8)
-    empty = Digits(reference.images[:0], labels)
+    empty = Digits(reference.images[:0], reference.labels[:0])
     assert count_images({"train": reference, "test": empty}, INFO) == {
         "train": {str(digit): int((reference.labels == digit).sum()) for digit in range(10)}
     }

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from own_images import make_batch, picture, write_pictures
+from own_images import make_batch
 from PIL import Image
 
+from benchmarks.other_writers import picture, write_pictures
 from pipeline.errors import DataError
 from pipeline.mnist.idx import DatasetInfo, Digits, pixel_hash
 from pipeline.mnist.own_data import (
