@@ -15,7 +15,7 @@ import sys
 import warnings
 from contextlib import nullcontext
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -46,6 +46,24 @@ def read_image(name: str) -> GreyImage:
 
     Raises DataError.
     """
+    return to_grey(open_image(name))
+
+
+def bring_into_form(name: str, preparation: Preparation) -> Prepared:
+    """Return an image file in the form of the data set's images, as it is if it has that form.
+
+    It has it if it is a grey image of 28 × 28 pixels on black. Raises DataError.
+    """
+    image = open_image(name)
+    if image.mode == "L" and image.size == (IMAGE_SIZE, IMAGE_SIZE):
+        pixels = np.asarray(image)
+        if np.median(surroundings(pixels, preparation)) == 0 and pixels.max() >= MIN_CONTRAST:
+            return Prepared(pixels, on_plain_background=True)
+    return prepare(to_grey(image), name, preparation)
+
+
+def open_image(name: str) -> Image.Image:
+    """Return the image in a file, or in standard input for "-", upright. Raises DataError."""
     content = read_bytes(name)
     Image.init()
     formats = [kind for kind in Image.OPEN if kind not in UNSAFE_FORMATS]
@@ -63,7 +81,7 @@ def read_image(name: str) -> GreyImage:
         raise DataError(f"{name} is not an image that can be read, such as PNG or JPEG") from error
     except Exception as error:  # each of Pillow's decoders raises its own for a damaged file
         raise DataError(f"{name} is damaged: {' '.join(str(error).split())}") from error
-    return to_grey(image)
+    return image
 
 
 def read_bytes(name: str) -> bytes:
@@ -105,7 +123,7 @@ def prepare(grey: GreyImage, name: str, preparation: Preparation) -> Prepared:
 
     Raises DataError, which names the file `name`, if nothing stands out.
     """
-    surrounding = corners(grey) if preparation == "fitted" else border(grey)
+    surrounding = surroundings(grey, preparation)
     background = float(np.median(surrounding))
     dark, light = background - grey.min(), grey.max() - background
     contrast = max(dark, light)
@@ -118,11 +136,16 @@ def prepare(grey: GreyImage, name: str, preparation: Preparation) -> Prepared:
     return Prepared(image, on_plain_background=noise < contrast / 2)
 
 
-def border(grey: GreyImage) -> GreyImage:
+def surroundings(grey: NDArray[Any], preparation: Preparation) -> NDArray[Any]:
+    """The pixels that show the background."""
+    return corners(grey) if preparation == "fitted" else border(grey)
+
+
+def border(grey: NDArray[Any]) -> NDArray[Any]:
     return np.concatenate([grey[0], grey[-1], grey[:, 0], grey[:, -1]])
 
 
-def corners(grey: GreyImage) -> GreyImage:
+def corners(grey: NDArray[Any]) -> NDArray[Any]:
     """The pixels in the corners: clothes that fill the frame touch its border."""
     height, width = (math.ceil(side / IMAGE_SIZE) for side in grey.shape)
     return np.concatenate(

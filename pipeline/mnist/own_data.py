@@ -1,0 +1,175 @@
+"""Own images: the batches in data/own, what is checked in them, and how they are split.
+
+    data/own/BATCH/CLASS/FILE   an image, in the folder of its class
+    data/own/BATCH.dvc          DVC's record of the batch
+
+A batch was added by `mnist add`, or imported by DVC. An image is known by its pixels, in the form
+of the data set's images: the same image in two files is one image.
+"""
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import numpy as np
+
+from pipeline.errors import DataError
+from pipeline.mnist.idx import DatasetInfo, Digits, UInt8Array, pixel_hash
+from pipeline.mnist.preparation import bring_into_form
+
+IMAGE_SHAPE = (1, 28, 28)
+Split = Literal["train", "validation", "test"]
+
+
+class OwnImage(NamedTuple):
+    """An own image in the form of the data set's images."""
+
+    batch: str
+    path: Path
+    image: UInt8Array  # [28, 28]
+    label: int
+    hash: str
+
+
+class Known(NamedTuple):
+    """What is known of an image by its pixels."""
+
+    label: int
+    place: str  # its file, or the part of the data set that has it
+
+
+@dataclass
+class KnownImages:
+    """The images of the data set and the own ones found so far, by their hashes."""
+
+    info: DatasetInfo
+    test: frozenset[str]  # hashes of the data set's test images
+    images: dict[str, Known] = field(default_factory=dict)
+
+    @classmethod
+    def of_data_set(cls, info: DatasetInfo, train: Digits, test: Digits) -> "KnownImages":
+        place = f"{info.dataset}'s training images"
+        known = {
+            pixel_hash(image): Known(int(label), place)
+            for image, label in zip(train.images, train.labels, strict=True)
+        }
+        return cls(info, frozenset(map(pixel_hash, test.images)), known)
+
+    def add(self, image_hash: str, label: int, place: str) -> bool:
+        """Note an image; return whether it is new.
+
+        Raises DataError if it has another label elsewhere, or is a test image of the data set.
+        """
+        if image_hash in self.test:
+            raise DataError(
+                f"{place} is an image of {self.info.dataset}'s test split, which no model may be"
+                " trained on; leave it out"
+            )
+        known = self.images.setdefault(image_hash, Known(label, place))
+        if known.label != label:
+            names = self.info.classes
+            raise DataError(
+                f"{place} is labelled {names[label]}, but the same image is labelled"
+                f" {names[known.label]} in {known.place}; keep one of them"
+            )
+        return known.place == place
+
+
+def class_folder(name: str) -> str:
+    """Return the name of a class as that of a folder: T-shirt/top → T-shirt-top."""
+    return re.sub(r"[^\w.]+", "-", name)
+
+
+def find_batches(folder: Path) -> list[str]:
+    """Return the names of the batches in data/own.
+
+    Raises DataError for a batch that is not there, and for one that DVC does not know: a clone
+    would lack it.
+    """
+    recorded = {path.stem for path in folder.glob("*.dvc")}
+    present = {path.name for path in folder.glob("*") if path.is_dir()}
+    faults = [
+        f"{folder / name}.dvc is here, but not its images; get them: dvc checkout"
+        f" {folder / name}.dvc, or dvc pull {folder / name}.dvc"
+        for name in sorted(recorded - present)
+    ]
+    faults += [
+        f"{folder / name} is not recorded by DVC, so a clone would lack it; record it: dvc add"
+        f" {folder / name}, or add its images: mnist add {folder / name}, or remove it"
+        for name in sorted(present - recorded)
+    ]
+    raise_faults(faults)
+    return sorted(recorded)
+
+
+def list_images(folder: Path, classes: Sequence[str]) -> Iterator[tuple[Path, int | DataError]]:
+    """Yield each file in the folders of classes below `folder`, with its label or what is wrong.
+
+    Files whose names begin with a dot are left out.
+    """
+    labels = {class_folder(name): label for label, name in enumerate(classes)}
+    for path in sorted(folder.rglob("*")):
+        parts = path.relative_to(folder).parts
+        if path.is_dir() or any(part.startswith(".") for part in parts):
+            continue
+        if len(parts) == 2 and parts[0] in labels:
+            yield path, labels[parts[0]]
+        else:
+            yield (
+                path,
+                DataError(
+                    f"{printable(path)} must lie in the folder of a class,"
+                    f" {folder}/CLASS/; the classes are {', '.join(labels)}"
+                ),
+            )
+
+
+def read_own_images(folder: Path, known: KnownImages) -> list[OwnImage]:
+    """Return every own image once, in the order of their hashes.
+
+    Raises DataError with every fault of every file, each in a line.
+    """
+    found, faults = [], []
+    for batch in find_batches(folder):
+        for path, label in list_images(folder / batch, known.info.classes):
+            try:
+                if isinstance(label, DataError):
+                    raise label
+                image = bring_into_form(str(path), known.info.preparation).image
+                image_hash = pixel_hash(image)
+                if known.add(image_hash, label, printable(path)):
+                    found.append(OwnImage(batch, path, image, label, image_hash))
+            except DataError as error:
+                faults.append(str(error).replace(str(path), printable(path)))
+    raise_faults(faults)
+    return sorted(found, key=lambda own: own.hash)
+
+
+def split_of(image_hash: str, validation: float, test: float) -> Split:
+    """Return the split of an own image, which depends on nothing but the image.
+
+    `validation` and `test` are the shares of images that are held out.
+    """
+    place = int(image_hash[:8], 16) / 2**32
+    if place < test:
+        return "test"
+    return "validation" if place < test + validation else "train"
+
+
+def to_digits(images: Sequence[OwnImage]) -> Digits:
+    pixels = np.array([own.image for own in images], dtype=np.uint8)
+    labels = np.array([own.label for own in images], dtype=np.uint8)
+    return Digits(pixels.reshape(-1, *IMAGE_SHAPE), labels)
+
+
+def raise_faults(faults: Sequence[str]) -> None:
+    if faults:
+        raise DataError("\nerror: ".join(faults))
+
+
+def printable(path: Path) -> str:
+    """The path on one line, whatever bytes its name has."""
+    name = str(path)
+    return name if name.isprintable() else repr(name)
