@@ -4,11 +4,14 @@ The images are counts: of the data set's, and of own ones. A model reads the fir
 data set's right, and so many of each ten own ones.
 """
 
+import io
+import re
 import signal
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 from helpers import edit_params
 from prefect.client.schemas.objects import State
@@ -22,12 +25,13 @@ from toy import (
     wait_until,
 )
 
+from benchmarks.other_writers import write_pictures
 from pipeline.release.candidate import Candidate, collect_candidate
 from pipeline.release.champion import promote, publish, publish_lock, reconcile
 from pipeline.release.gate import judge, read_gate
 from pipeline.release.measurement import evaluate_champion
 from pipeline.release.retrain import retrain
-from pipeline.release.yardsticks import Champion
+from pipeline.release.yardsticks import Champion, score, select
 from pipeline.repository.dvc_files import locked_outputs, read_yaml
 from pipeline.repository.git import git, resolve_commit
 from pipeline.repository.refs import Target
@@ -137,16 +141,16 @@ def folder(published: Path, tmp_path: Path) -> Path:
     return tmp_path / "root" / "checkout"
 
 
-def publish_all(folder: Path) -> None:
+def publish_all(folder: Path, model: str = "toy") -> None:
     """Make what the folder gives the champion."""
     execute(folder, "dvc", "repro")
     commit_all(folder)
-    target = Target(folder, "toy", "champion", None)
+    target = Target(folder, model, "champion", None)
     with publish_lock(target):
         publish(target, "HEAD", {}, reconcile(target), "Publish {version}", "")
 
 
-def make_candidate(folder: Path, **changes: int) -> Candidate:
+def make_candidate(folder: Path, **changes: Any) -> Candidate:
     """Return what the folder gives with these parameters, which are not committed."""
     for name, value in changes.items():
         section, _, parameter = name.partition("_")
@@ -315,6 +319,116 @@ def test_a_champion_without_a_stage_that_measures_is_said_to_have_none(folder: P
     candidate = make_candidate(folder, preprocess_own=40)
     champion, _ = evaluate_now(folder, replace(candidate, lock=b""))
     assert champion.failure == "no stage of dvc.lock writes reports/metrics.json"
+
+
+# The same with networks and the sample's digits; own images are digits of other writers.
+
+
+@pytest.fixture
+def digits(repository: Path) -> Path:
+    """A repository of the sample whose gate asks for little of own images."""
+    own = "  own: {minimum: 0, largest_drop: 1}\n"
+    gate, _, _ = (repository / "params.yaml").read_text().partition("  own:\n    minimum")
+    (repository / "params.yaml").write_text(gate + own)
+    commit_all(repository)
+    return repository
+
+
+def add_batch(folder: Path, name: str, indices: range) -> None:
+    place = folder / "data/own" / name
+    place.mkdir(parents=True)
+    write_pictures(place, indices, lambda index, label: label)
+    execute(folder, "dvc", "add", "--quiet", str(place.relative_to(folder)))
+    commit_all(folder)
+
+
+def read_right(content: bytes) -> "pd.Series[bool]":
+    """Return whether each image was read right, in the order of the file."""
+    table = pd.read_csv(io.BytesIO(content))
+    return table["label"] == table["prediction"]
+
+
+def test_a_real_champion_from_before_own_images_is_measured_on_all_of_them(digits: Path) -> None:
+    """Its predictions know an image by its row."""
+    path = digits / "reports/predictions.csv"
+    table = pd.read_csv(path).drop(columns=["source", "image"])
+    table.to_csv(path, index_label="index")
+    execute(digits, "dvc", "commit", "--quiet", "--force", "evaluate")
+    commit_all(digits)
+    before = read_right(path.read_bytes())
+    with publish_lock(target := Target(digits, "mnist-cnn", "champion", None)):
+        publish(target, "HEAD", {}, None, "Publish {version}", "")
+    add_batch(digits, "first", range(300))
+    candidate = make_candidate(digits, train_epochs=3)
+
+    champion, said = evaluate_now(digits, candidate)
+    assert champion.measured, said
+    after = read_right(candidate.evaluation.predictions)
+    again = read_right(champion.measured.predictions)
+    count = len(before)
+    assert again[:count].tolist() == before.tolist(), "the same model on the data set's images"
+    verdict = judge(candidate.gate, candidate.evaluation, champion)
+    assert [result.yardstick for result in verdict.results] == ["sample", "Own images"]
+    for result, rows in zip(verdict.results, (slice(count), slice(count, None)), strict=True):
+        new, old = after[rows], again[rows]
+        comparison = result.standing.comparison
+        assert comparison
+        assert (comparison.gained, comparison.lost) == ((new & ~old).sum(), (old & ~new).sum())
+        assert result.standing.champion == pytest.approx(old.mean(), abs=1e-6)
+    images = len(after) - count
+    assert images > 30
+    assert verdict.reason.endswith(
+        f"; of {images} new images the champion read {old.sum()} ({old.mean():.1%}), the candidate"
+        f" {new.sum()} ({new.mean():.1%})"
+    )
+
+
+@pytest.mark.slow
+def test_a_real_network_is_rebuilt_if_this_code_can(digits: Path) -> None:
+    """The champion has another size, which its file says; then another network altogether."""
+    add_batch(digits, "first", range(300))
+    publish_all(digits, "mnist-cnn")
+    add_batch(digits, "second", range(300, 500))
+    edit_params(digits, "train", "network", {"hidden": 32})
+    commit_all(digits)
+    champion, said = evaluate_now(digits, make_candidate(digits))
+    assert (champion.failure, said[0][-12:]) == ("", "measuring it")
+    assert champion.measured
+    images = champion.measured.metrics["own.images"]
+    assert images > champion.stored.metrics["own.images"]
+
+    model = digits / "pipeline/mnist/model.py"
+    text = model.read_text().replace("nn.Conv2d(1, 32,", "nn.Conv2d(1, 16,")
+    model.write_text(text.replace("nn.Conv2d(32, 64,", "nn.Conv2d(16, 64,"))
+    commit_all(digits)
+    candidate = make_candidate(digits)
+    champion, _ = evaluate_now(digits, candidate)
+    assert champion.measured is None
+    assert re.fullmatch(
+        r"models/model.safetensors is not what the train stage writes \(of another CNN: "
+        r"conv1.+ differ\)",
+        champion.failure,
+    )
+    verdict = judge(candidate.gate, candidate.evaluation, champion)
+    assert [result.standing.comparison is None for result in verdict.results] == [False, False]
+    standing = verdict.results[1].standing
+    assert (standing.images, standing.shared) == (images, champion.stored.metrics["own.images"])
+    assert f"could not be measured on the others: {champion.failure}; of " in verdict.reason
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("metric", ["f1", "precision", "recall"])
+def test_a_real_stage_measures_own_images_by_each_metric(digits: Path, metric: str) -> None:
+    """What the gate computes on shared images is what the stage wrote."""
+    add_batch(digits, "first", range(300))
+    candidate = make_candidate(digits, gate_metric=metric)
+    evaluation = candidate.evaluation
+    own = select(evaluation, own=True)
+    assert score(metric, own.predictions) == pytest.approx(own.metrics[metric], abs=1e-6)
+    verdict = judge(candidate.gate, evaluation, Champion(evaluation))
+    assert (
+        f"Own images: {metric} {own.metrics[metric]:.2%} against the champion's" in verdict.reason
+    )
 
 
 # The same in runs of the flow
