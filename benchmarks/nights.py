@@ -274,9 +274,7 @@ def show_history(repository: Repository, rows: list[Row]) -> None:
     repository.dvc("checkout", "--quiet")
     images = len(list((repository.folder / OWN).rglob("*.png")))
     own = json.loads((repository.folder / METRICS).read_text(encoding="utf-8"))["own"]
-    print(
-        f"\n{third} checked out: {images} own images, {own['accuracy']:.2%} on those held out"
-    )
+    print(f"\n{third} checked out: {images} own images, {own['accuracy']:.2%} on those held out")
 
 
 def main() -> None:
