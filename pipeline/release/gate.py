@@ -105,7 +105,7 @@ def judge_on(
     if new:
         reason += f"; {describe_new_images(new)}"
     source = next((image.source for image in mine.predictions), "")
-    yardstick = "Own images" if own else source or "test images"
+    yardstick = "own images" if own else source or "test images"
     return Result(yardstick, rules, standing, new, not rejection, reason)
 
 

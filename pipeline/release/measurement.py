@@ -43,7 +43,7 @@ def evaluate_champion(
             stored = Evaluation(metrics, read_if_present(tree / PREDICTIONS))
             if covers_all(stored, candidate.evaluation):
                 return Champion(stored)
-            log("the candidate has test images that the champion's commit has not: measuring it")
+            log("the champion's predictions do not cover the candidate's images: measuring it")
             try:
                 model = read_model(target.root, tip).path
                 require(dvc, [model])
@@ -110,5 +110,5 @@ def require(dvc: DvcWorker, paths: Iterable[Path]) -> None:
 
 def reason_of(error: PipelineError) -> str:
     """Return what was found, in a line; what to do about it is meant for another run."""
-    found = re.search(r"^error: (.+)", str(error), re.MULTILINE)
-    return (found[1] if found else str(error).splitlines()[0]).partition("; ")[0]
+    found = re.search(r"^(?:error: (.+)|([\w.]+Error: .+))", str(error), re.MULTILINE)
+    return ((found[1] or found[2]) if found else str(error).splitlines()[0]).partition("; ")[0]

@@ -43,7 +43,7 @@ class Verdict:
     def reason(self) -> str:
         """A sentence for each yardstick, first those that reject the candidate."""
         ordered = sorted(self.results, key=lambda result: result.passed)
-        sentences = [f"{result.yardstick}: {result.reason}" for result in ordered]
+        sentences = [f"On {result.yardstick}, {result.reason}" for result in ordered]
         if len(ordered) == 1:
             sentences = [ordered[0].reason]
         return ". ".join([*sentences, *[self.remark] * bool(self.remark)])
@@ -53,7 +53,7 @@ class Verdict:
         """The candidate's metric, on each yardstick."""
         first, *others = self.results
         figures = [f"{first.rules.metric} {first.standing.candidate:.2%}"]
-        figures += [f"{other.yardstick.lower()} {other.standing.candidate:.2%}" for other in others]
+        figures += [f"{other.yardstick} {other.standing.candidate:.2%}" for other in others]
         return ", ".join(figures)
 
 

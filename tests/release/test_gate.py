@@ -208,10 +208,10 @@ def test_own_images_are_a_yardstick_of_their_own(
     assert of_own.reason.startswith(reason)
     assert (verdict.passed, of_own.passed, data_set.passed) == (passed, passed, True)
     assert data_set.reason.startswith(ALIKE)
-    sentences = [f"MNIST: {data_set.reason}", f"Own images: {of_own.reason}"]
+    sentences = [f"On MNIST, {data_set.reason}", f"On own images, {of_own.reason}"]
     assert verdict.reason == ". ".join(sentences if passed else reversed(sentences))
     page = to_markdown(verdict, "Published")
-    assert f"\n\n{verdict.reason}\n\n| | MNIST | Own images |\n|---|---|---|\n" in page
+    assert f"\n\n{verdict.reason}\n\n| | MNIST | own images |\n|---|---|---|\n" in page
     assert "| minimum | 50.00% | 60.00% |\n| largest drop allowed | 10.00% | 20.00% |\n" in page
 
 
@@ -221,14 +221,16 @@ def test_a_candidate_must_pass_on_the_data_set_too() -> None:
     assert [result.passed for result in verdict.results] == [False, True]
     assert not verdict.passed
     assert verdict.metric == "accuracy 70.00%, own images 100.00%"
-    assert verdict.reason.startswith("MNIST: accuracy 70.00% against the champion's 100.00%: the d")
+    assert verdict.reason.startswith(
+        "On MNIST, accuracy 70.00% against the champion's 100.00%: the d"
+    )
 
 
 def test_without_a_champion_the_minimum_of_each_counts() -> None:
     verdict = judge(GATE_OF_BOTH, with_own(GOOD, "1110"), None)
     assert verdict.reason == (
-        "MNIST: accuracy 90.00%, and no champion yet. Own images: accuracy 75.00%, and no champion"
-        " yet"
+        "On MNIST, accuracy 90.00%, and no champion yet. On own images, accuracy 75.00%, and no"
+        " champion yet"
     )
     assert not judge(GATE_OF_BOTH, with_own(GOOD, "1000"), None).passed
 
@@ -271,8 +273,8 @@ def test_other_metrics_count_on_own_images_too(metric: str) -> None:
     metrics = {metric: 0.9, f"own.{metric}": 0.95}
     candidate, champion = (replace(each, metrics=metrics) for each in (candidate, champion))
     verdict = judge(gate, candidate, Champion(champion, failure="its model is lost"))
-    assert verdict.reason.startswith(f"MNIST: {metric} 90.00% against the champion's 90.00%")
-    assert f"Own images: {metric} 95.00%, on the 4 of 7 images that both were" in verdict.reason
+    assert verdict.reason.startswith(f"On MNIST, {metric} 90.00% against the champion's 90.00%")
+    assert f"On own images, {metric} 95.00%, on the 4 of 7 images that both were" in verdict.reason
 
 
 def test_the_gate_of_params_yaml_is_valid() -> None:

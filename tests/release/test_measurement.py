@@ -88,7 +88,7 @@ import json
 from pathlib import Path
 skill, own = (int(number) for number in Path("model.txt").read_text().split())
 images = json.loads(Path("images.json").read_text())
-rows = [("toy", i, i < skill) for i in range(images["test"])]
+rows = [("A", i, i < skill) for i in range(images["test"])]
 own_rows = [("own", i, i % 10 < own) for i in range(images["own"])]
 lines = [f"{source},{i:032x},1,{int(hit)},0.9" for source, i, hit in rows + own_rows]
 header = "source,image,label,prediction,confidence"
@@ -201,8 +201,8 @@ def test_predictions_of_the_same_images_are_the_commits(folder: Path) -> None:
         assert (champion.measured, champion.failure, said) == (None, "", [])
         assert champion.stored.metrics == {"accuracy": 0.75, "own.images": 10, "own.accuracy": 0.6}
     assert reason(folder, candidate) == (
-        "toy: accuracy 75.00% against the champion's 75.00%, no difference beyond noise: 0 images"
-        " gained and 0 lost, McNemar's p = 1. Own images: accuracy 70.00% against the champion's"
+        "On A, accuracy 75.00% against the champion's 75.00%, no difference beyond noise: 0 images"
+        " gained and 0 lost, McNemar's p = 1. On own images, accuracy 70.00% against the champion's"
         " 60.00%, no difference beyond noise: 1 images gained and 0 lost, McNemar's p = 1"
     )
 
@@ -220,8 +220,8 @@ def test_on_more_images_the_champion_is_measured_by_its_own_model(folder: Path) 
     }
     assert "Running stage 'evaluate':" in said
     assert reason(folder, candidate) == (
-        "toy: accuracy 80.00% against the champion's 75.00%, more than noise: 10 images gained and"
-        " 0 lost, McNemar's p = 0.00195. Own images: accuracy 80.00% against the champion's"
+        "On A, accuracy 80.00% against the champion's 75.00%, more than noise: 10 images gained and"
+        " 0 lost, McNemar's p = 0.00195. On own images, accuracy 80.00% against the champion's"
         " 60.00%, more than noise: 8 images gained and 0 lost, McNemar's p = 0.00781; of 30 new"
         " images the champion read 18 (60.0%), the candidate 24 (80.0%)"
     )
@@ -239,8 +239,8 @@ def test_a_champion_from_before_images_had_identities_is_measured(folder: Path) 
     commit_all(folder)
     candidate = make_candidate(folder, train_skill=145, preprocess_own=10)
     assert reason(folder, candidate) == (
-        "toy: accuracy 72.50% against the champion's 75.00%, no difference beyond noise: 0 images"
-        " gained and 5 lost, McNemar's p = 0.0625. Own images: accuracy 60.00% against the"
+        "On A, accuracy 72.50% against the champion's 75.00%, no difference beyond noise: 0 images"
+        " gained and 5 lost, McNemar's p = 0.0625. On own images, accuracy 60.00% against the"
         " champion's 60.00%, no difference beyond noise: 0 images gained and 0 lost, McNemar's"
         " p = 1; of 10 new images the champion read 6 (60.0%), the candidate 6 (60.0%)"
     )
@@ -261,8 +261,10 @@ def test_fewer_images_need_no_measuring(folder: Path) -> None:
     candidate = make_candidate(folder, preprocess_test=160, preprocess_own=5)
     champion, said = evaluate_now(folder, candidate)
     assert (champion.measured, champion.failure, said) == (None, "", [])
-    assert reason(folder, candidate).startswith("toy: accuracy 93.75% against the champion's 93.75")
-    assert "Own images: accuracy 100.00% against the champion's 100.00%" in reason(
+    assert reason(folder, candidate).startswith(
+        "On A, accuracy 93.75% against the champion's 93.75"
+    )
+    assert "On own images, accuracy 100.00% against the champion's 100.00%" in reason(
         folder, candidate
     )
 
@@ -275,12 +277,21 @@ def test_a_model_that_cannot_run_is_compared_on_the_images_that_both_have(folder
     assert champion.failure == "model.txt holds another network"
     assert said[-1] == "the champion could not be measured: model.txt holds another network"
     assert reason(folder, candidate) == (
-        "toy: accuracy 80.00% against the champion's 75.00%, more than noise: 10 images gained and"
-        " 0 lost, McNemar's p = 0.00195. Own images: accuracy 80.00%, on the 10 of 40 images that"
-        " both were measured on 80.00% against the champion's 60.00%, no difference beyond noise: 2"
-        " images gained and 0 lost, McNemar's p = 0.5; the champion could not be measured on the"
-        " others: model.txt holds another network; of 30 new images the candidate read 24 (80.0%)"
+        "On A, accuracy 80.00% against the champion's 75.00%, more than noise: 10 images gained and"
+        " 0 lost, McNemar's p = 0.00195. On own images, accuracy 80.00%, on the 10 of 40 images"
+        " that both were measured on 80.00% against the champion's 60.00%, no difference beyond"
+        " noise: 2 images gained and 0 lost, McNemar's p = 0.5; the champion could not be"
+        " measured on the others: model.txt holds another network; of 30 new images the candidate"
+        " read 24 (80.0%)"
     )
+
+
+def test_a_stage_that_breaks_on_the_model_is_named_by_its_last_words(folder: Path) -> None:
+    broken = insert(EVALUATE, "\nif skill == 150:\n    {}['weights']")
+    (folder / "evaluate.py").write_text(broken)
+    commit_all(folder)
+    champion, _ = evaluate_now(folder, make_candidate(folder, train_skill=160, preprocess_own=40))
+    assert champion.failure == "KeyError: 'weights'"
 
 
 def test_without_an_image_in_common_the_verdict_says_that_there_was_no_test(folder: Path) -> None:
@@ -291,8 +302,8 @@ def test_without_an_image_in_common_the_verdict_says_that_there_was_no_test(fold
     commit_all(folder)
     candidate = make_candidate(folder, train_skill=160, preprocess_own=10)
     assert reason(folder, candidate) == (
-        "toy: accuracy 80.00% against the champion's 75.00%; no test, for want of the champion's"
-        " predictions on the same images: model.txt holds another network. Own images: accuracy"
+        "On A, accuracy 80.00% against the champion's 75.00%; no test, for want of the champion's"
+        " predictions on the same images: model.txt holds another network. On own images, accuracy"
         " 60.00%, and the champion has no accuracy: model.txt holds another network; of 10 new"
         " images the candidate read 6 (60.0%)"
     )
@@ -310,7 +321,7 @@ def test_a_model_is_fetched_or_the_verdict_says_that_it_is_nowhere(folder: Path)
     assert "on the 10 of 40 images that both were measured on 80.00%" in reason(folder, candidate)
     execute(folder, "rm", "-rf", ".dvc/cache")
     assert reason(folder, candidate).startswith(
-        "toy: accuracy 75.00% against the champion's 75.00%; no test, for want of the champion's"
+        "On A, accuracy 75.00% against the champion's 75.00%; no test, for want of the champion's"
         " predictions on the same images: model.txt is neither in DVC's cache nor on its remote."
     )
 
@@ -368,7 +379,7 @@ def test_a_real_champion_from_before_own_images_is_measured_on_all_of_them(digit
     count = len(before)
     assert again[:count].tolist() == before.tolist(), "the same model on the data set's images"
     verdict = judge(candidate.gate, candidate.evaluation, champion)
-    assert [result.yardstick for result in verdict.results] == ["sample", "Own images"]
+    assert [result.yardstick for result in verdict.results] == ["sample", "own images"]
     for result, rows in zip(verdict.results, (slice(count), slice(count, None)), strict=True):
         new, old = after[rows], again[rows]
         comparison = result.standing.comparison
@@ -427,7 +438,8 @@ def test_a_real_stage_measures_own_images_by_each_metric(digits: Path, metric: s
     assert score(metric, own.predictions) == pytest.approx(own.metrics[metric], abs=1e-6)
     verdict = judge(candidate.gate, evaluation, Champion(evaluation))
     assert (
-        f"Own images: {metric} {own.metrics[metric]:.2%} against the champion's" in verdict.reason
+        f"On own images, {metric} {own.metrics[metric]:.2%} against the champion's"
+        in verdict.reason
     )
 
 
@@ -448,11 +460,11 @@ def test_the_run_the_page_and_the_commit_tell_of_the_new_images(
 ) -> None:
     said = retrain_now(folder, api, monkeypatch, train_own=8, preprocess_own=40)
     told = "of 30 new images the champion read 18 (60.0%), the candidate 24 (80.0%)"
-    assert said.startswith("Published: toy@v1.1.0: toy: accuracy 75.00% against")
+    assert said.startswith("Published: toy@v1.1.0: On A, accuracy 75.00% against")
     assert said.endswith(told)
     commit = execute(folder, "git", "log", "-1", "--format=%B", "champion")
     assert commit.startswith(
-        "Publish toy@v1.1.0: accuracy 75.00%, own images 80.00% [skip ci]\n\ntoy: accuracy 75.00%"
+        "Publish toy@v1.1.0: accuracy 75.00%, own images 80.00% [skip ci]\n\nOn A, accuracy"
     )
     page = api.artifacts(api.last_run())["verdict"]
     assert "| new images that the champion reads right |  | 18 |" in page
@@ -464,8 +476,12 @@ def test_the_run_the_page_and_the_commit_tell_of_the_new_images(
 
     promote(Target(folder, "toy", "champion", None), "v1.0.0")
     said = retrain_now(folder, api, monkeypatch, train_own=5, preprocess_own=40)
-    assert said.startswith("Rejected: Own images: accuracy 50.00% against the champion's 60.00%: ")
-    assert "; of 30 new images the champion read 18 (60.0%), the candidate 15 (50.0%). toy:" in said
+    assert said.startswith(
+        "Rejected: On own images, accuracy 50.00% against the champion's 60.00%: "
+    )
+    assert (
+        "; of 30 new images the champion read 18 (60.0%), the candidate 15 (50.0%). On A," in said
+    )
     said = retrain_now(folder, api, monkeypatch, preprocess_own=0)
     assert said.startswith("Published: toy@v1.2.0: accuracy 75.00% against the champion's 75.00%, ")
     assert said.endswith(". No own images are held out; the champion was measured on 10")
