@@ -4,6 +4,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 from pipeline.errors import PipelineError
@@ -111,6 +112,22 @@ def make_commit(
         content=message.encode(),
         variables=committer_identity(root) | date,
     )
+
+
+def commit_file(root: Path, path: Path, message: str) -> str:
+    """Commit a new file, and nothing else that is staged or modified; return the commit.
+
+    Raises GitError, and then the index is as it was.
+    """
+    git(root, "add", "--", str(path))
+    try:
+        options = ("--quiet", "--only", "--message", message)
+        git(root, "commit", *options, "--", str(path), variables=committer_identity(root))
+    except GitError:
+        with suppress(GitError):
+            git(root, "reset", "--quiet", "--", str(path))
+        raise
+    return git(root, "rev-parse", "HEAD")
 
 
 def committer_identity(root: Path) -> dict[str, str]:
