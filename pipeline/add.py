@@ -4,7 +4,6 @@ Nothing is changed unless every file is right, or --keep-going is given: what is
 before the batch is seen in data/own.
 """
 
-import shlex
 import sys
 from collections.abc import Iterable
 from datetime import date
@@ -26,7 +25,7 @@ from pipeline.mnist.additions import (
 from pipeline.mnist.idx import DatasetInfo
 from pipeline.mnist.own_data import raise_faults
 from pipeline.paths import OWN, RAW
-from pipeline.repository.git import GitError, commit_file, git, git_common_dir
+from pipeline.repository.git import GitError, commit_file, git, has_git
 from pipeline.repository.tracking import TrackedFolder, hold_folder
 
 
@@ -40,8 +39,8 @@ class Request(NamedTuple):
 
 def add(request: Request) -> None:
     """Add images to the workspace in the current folder, and say so; raise DataError at the end."""
-    if request.commit:
-        git_common_dir(Path.cwd())  # without Git this is refused before the work
+    if request.commit and not has_git(Path.cwd()):
+        raise ParamsError("--commit needs a Git repository, and this folder is in none")
     known = read_data_set(RAW)
     files = list_files(request, known.info)
     with hold_folder(Path.cwd(), OWN, say) as batches:
@@ -82,32 +81,40 @@ def track(request: Request, additions: Additions, batches: TrackedFolder) -> Non
     """Make the stored images a batch, and commit it or say how to."""
     batch = request.batch or f"{date.today()}-{additions.digest[:6]}"
     (batches.scratch / "new").rename(batches.scratch / batch)
-    batches.add(batch, push=request.commit and batches.has_remote)
-    print(f"added {additions.summary}, in {OWN / batch}")
+    has_remote = batches.has_remote
+    batches.add(batch, push=request.commit and has_remote)
+    print(f"added {name_images(additions)}: {additions.classes}, in {OWN / batch}")
     if request.commit:
+        print("pushed to DVC's remote\n" * has_remote, end="")
         commit(batch, additions)
-    else:
-        print("to keep them:", *to_keep(batch, additions, batches.has_remote), sep="\n  ")
+    elif commands := to_keep(batch, additions, has_remote):
+        print("to keep them:", *commands, sep="\n  ")
 
 
-def to_keep(batch: str, additions: Additions, has_remote: bool) -> list[str]:
-    """Return the commands by which a batch gets into every clone."""
+def name_images(additions: Additions) -> str:
+    return f"{additions.count:,} image{'s' * (additions.count != 1)}"
+
+
+def to_keep(batch: str, additions: Additions, has_remote: bool = False) -> list[str]:
+    """Return the commands by which a batch gets into every clone; none without Git and remote."""
     record = OWN / f"{batch}.dvc"
-    message = shlex.quote(f"Add {additions.summary}")
-    commands = [f"git add {record}", f"git commit --message {message} {record}"]
-    return [f"dvc push {record}"] * has_remote + commands
+    message = f"Add {name_images(additions)}"
+    commits = [f"git add {record}", f"git commit --message '{message}' {record}"]
+    return [f"dvc push {record}"] * has_remote + commits * has_git(Path.cwd())
 
 
 def commit(batch: str, additions: Additions) -> None:
     """Commit the batch's record on the current branch, and tell Prefect."""
     from pipeline.orchestration.events import announce_data  # takes longer than all else here
 
-    root = Path.cwd()
+    root, record = Path.cwd(), OWN / f"{batch}.dvc"
+    message = f"Add {name_images(additions)}\n\n{additions.classes}, in {OWN / batch}\n"
     try:
-        made = commit_file(root, OWN / f"{batch}.dvc", f"Add {additions.summary}")
+        made = commit_file(root, record, message)
     except GitError as error:
-        commands = " && ".join(to_keep(batch, additions, has_remote=False))
-        raise PipelineError(f"they are not committed: {error}; do it later: {commands}") from error
+        reason = str(error).splitlines()[0].rstrip(".")
+        later = " && ".join(to_keep(batch, additions))
+        raise PipelineError(f"they are not committed: {reason}; do it later: {later}") from error
     branch = git(root, "branch", "--show-current") or "no branch; git switch --create NAME keeps it"
     print(f"committed {made[:7]} on {branch}")
     if announce_data(root, batch, additions.count):

@@ -32,8 +32,8 @@ def positive(text: str) -> int:
 def batch_name(text: str) -> str:
     if not re.fullmatch(r"[A-Za-z0-9][\w.-]{0,99}", text, re.ASCII) or text.endswith(".dvc"):
         raise argparse.ArgumentTypeError(
-            f"must be up to 100 letters, digits, dots, dashes and underscores, begin with a letter"
-            f" or digit and not end in .dvc, got {text!r}"
+            "must be letters, digits, dots, dashes and underscores, at most 100, the first a letter"
+            f" or digit, without .dvc at the end, got {text!r}"
         )
     return text
 

@@ -38,14 +38,13 @@ class Additions:
     digest: str  # of the stored images with their labels
 
     @property
-    def summary(self) -> str:
-        """3 images: 1 of 0, 2 of 7"""
-        classes = ", ".join(f"{number:,} of {name}" for name, number in self.new.items())
-        return f"{self.count:,} image{'s' * (self.count != 1)}: {classes}"
-
-    @property
     def count(self) -> int:
         return sum(self.new.values())
+
+    @property
+    def classes(self) -> str:
+        """1 of 0, 2 of 7"""
+        return ", ".join(f"{number:,} of {name}" for name, number in self.new.items())
 
 
 def read_data_set(raw: Path) -> KnownImages:

@@ -107,8 +107,8 @@ def find_batches(folder: Path) -> list[str]:
         for name in sorted(recorded - present)
     ]
     faults += [
-        f"{folder / name} is not recorded by DVC, so a clone would lack it; record it: dvc add"
-        f" {folder / name}, or move it elsewhere and add its images: mnist add FOLDER, or remove it"
+        f"{folder / name} is not recorded by DVC, so a clone would lack it; remove what was taken"
+        f" away or is another branch's: dvc checkout; or record it: dvc add {folder / name}"
         for name in sorted(present - recorded)
     ]
     raise_faults(faults)

@@ -24,6 +24,8 @@ class CmdPlace(CmdBase):  # type: ignore[misc]  # DVC has no types
         locked = rwlock(self.repo.tmp_dir, self.repo.fs, command, [], [str(target)], is_hard)
         with self.repo.lock, locked:
             place(source, target)
+            # `dvc checkout` on a branch without the data then removes them, as what it made itself.
+            self.repo.state.save_link(str(target), self.repo.fs)
         return 0
 
 

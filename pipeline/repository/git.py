@@ -56,6 +56,14 @@ def git_common_dir(root: Path) -> Path:
     return (root / git(root, "rev-parse", "--git-common-dir")).resolve()
 
 
+def has_git(root: Path) -> bool:
+    """Whether the folder is in a Git repository."""
+    try:
+        return bool(git_common_dir(root))
+    except GitError:
+        return False
+
+
 def read_file(root: Path, commit: str, path: str | Path) -> str:
     """Return a file's text in a commit, empty if it has no such file; `path` starts at `root`."""
     try:
@@ -121,8 +129,9 @@ def commit_file(root: Path, path: Path, message: str) -> str:
     """
     git(root, "add", "--", str(path))
     try:
-        options = ("--quiet", "--only", "--message", message)
-        git(root, "commit", *options, "--", str(path), variables=committer_identity(root))
+        options = ("--quiet", "--only", "--file", "-")
+        who = committer_identity(root)
+        git(root, "commit", *options, "--", str(path), content=message.encode(), variables=who)
     except GitError:
         with suppress(GitError):
             git(root, "reset", "--quiet", "--", str(path))

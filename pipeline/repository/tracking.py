@@ -53,7 +53,7 @@ class TrackedFolder:
                 shutil.copyfile(record, self.scratch / record.name)
                 if self._ask("checkout", "--quiet", record.name) is None:
                     self._place(batch)
-                    self._say(f"checked out {self.folder / batch} from DVC's cache")
+                    self._say(f"checked out {batch} from DVC's cache")
 
     def add(self, batch: str, *, push: bool) -> None:
         """Have DVC track what is in `scratch` under the batch's name, and move it into place.
