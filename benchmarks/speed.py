@@ -32,7 +32,13 @@ IMAGES = 64 * 50  # in an epoch
 EPOCHS = 7  # the first warms up, and the median of the others counts
 CPU = torch.device("cpu")
 RECIPE = Recipe(
-    seed=1, epochs=EPOCHS, batch_size=64, learning_rate=0.001, schedule="constant", max_shift=0
+    seed=1,
+    epochs=EPOCHS,
+    batch_size=64,
+    learning_rate=0.001,
+    schedule="constant",
+    max_shift=0,
+    own_weight=1,
 )
 
 

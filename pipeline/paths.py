@@ -1,7 +1,7 @@
 """The files that the stages hand on, relative to the folder of dvc.yaml.
 
-dvc.yaml declares them as outputs, except OWN and CHECKPOINTS. DVC deletes a stage's outputs before it
-runs the stage, and a checkpoint must survive that.
+dvc.yaml declares them as outputs, except OWN and CHECKPOINTS. DVC deletes a stage's outputs before
+it runs the stage, and a checkpoint must survive that.
 """
 
 from pathlib import Path

@@ -18,6 +18,7 @@ os.environ["OMP_NUM_THREADS"] = "1"
 os.environ |= {"GIT_CONFIG_GLOBAL": os.devnull, "GIT_CONFIG_NOSYSTEM": "1"}
 
 from helpers import CLOTHES, PARAMS, ROOT, STAGES, repro, set_params
+from own_images import make_batch
 from ruamel.yaml import YAML
 from toy import CHAIN, ORDER, commit_all, execute, make_model_workspace, make_workspace
 
@@ -80,6 +81,29 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     finally:
         os.chdir(previous)
     return folder
+
+
+@pytest.fixture(scope="session")
+def finished_with_own(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """As `finished`, with 200 own images, which differ a little from the sample's."""
+    folder = tmp_path_factory.mktemp("own")
+    shutil.copytree(finished, folder, dirs_exist_ok=True)
+    previous = Path.cwd()
+    os.chdir(folder)
+    try:
+        make_batch("first", range(200))
+        for stage in list(STAGES.values())[1:]:
+            stage.main()
+    finally:
+        os.chdir(previous)
+    return folder
+
+
+@pytest.fixture
+def own_workspace(workspace: Path, finished_with_own: Path) -> Path:
+    """The current folder, a copy of `finished_with_own` that the test may change."""
+    shutil.copytree(finished_with_own, workspace, dirs_exist_ok=True)
+    return workspace
 
 
 @pytest.fixture(scope="session")

@@ -98,7 +98,7 @@ def rename_last_class(name: str) -> None:
     digits, info = load_digits(TEST)
     classes = (*info.classes[:-1], name)
     save_digits(TEST, digits, info.model_copy(update={"classes": classes, "dataset": name}))
-    predictions = pd.read_csv(PREDICTIONS)
+    predictions = pd.read_csv(PREDICTIONS).assign(source=name)
     predictions.loc[:1, ["label", "prediction", "confidence"]] = [[9, 1, 1.0], [1, 9, 1.0]]
     predictions.to_csv(PREDICTIONS, index=False)
     metrics = json.loads(METRICS.read_text(encoding="utf-8"))

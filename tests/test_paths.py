@@ -21,7 +21,9 @@ def outputs(stage: dict[str, Any]) -> list[str]:
 def test_the_paths_are_the_outputs_of_dvc_yaml() -> None:
     stages = YAML(typ="safe").load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
     declared = [output for stage in stages.values() for output in outputs(stage)]
-    assert sorted(map(str, NAMED.values())) == sorted([*declared, str(paths.CHECKPOINTS)])
+    assert sorted(map(str, NAMED.values())) == sorted(
+        [*declared, str(paths.OWN), str(paths.CHECKPOINTS)]
+    )
 
 
 def test_no_other_module_repeats_a_path() -> None:

@@ -11,15 +11,20 @@ from pathlib import Path
 from PIL import Image
 
 from pipeline.errors import DataError
-from pipeline.mnist.idx import DatasetInfo, UInt8Array, read_dataset_info, read_raw
-from pipeline.mnist.own_data import (
+from pipeline.mnist.idx import (
     HASH_DIGITS,
+    DatasetInfo,
+    UInt8Array,
+    pixel_hash,
+    read_dataset_info,
+    read_raw,
+)
+from pipeline.mnist.own_data import (
     Known,
     KnownImages,
     class_folder,
     find_batches,
     list_images,
-    pixel_hash,
     printable,
     read_in_form,
 )

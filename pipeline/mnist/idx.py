@@ -1,5 +1,6 @@
 """IDX files as arrays: what the fetch stage writes to data/raw/."""
 
+import hashlib
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,8 @@ RAW_FILES = {
     "test": ("t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"),
 }
 DATASET_FILE = "dataset.json"  # next to the IDX files
+HASH_DIGITS = 32  # hexadecimal, of sha256
+OWN_SOURCE = "own"  # of an own image, where one of the data set has the data set's name
 UInt8Array = NDArray[np.uint8]
 Preparation = Literal["centred", "fitted"]  # of an image: see pipeline/mnist/preparation.py
 
@@ -37,6 +40,11 @@ class DatasetInfo(BaseModel):
 class Digits:
     images: UInt8Array  # [N, 1, 28, 28]
     labels: UInt8Array  # [N]
+
+
+def pixel_hash(image: UInt8Array) -> str:
+    """Return the identity of an image in the form of the data set's, [28, 28] or [1, 28, 28]."""
+    return hashlib.sha256(image.tobytes()).hexdigest()[:HASH_DIGITS]
 
 
 def read_idx(path: Path, dimensions: int) -> UInt8Array:

@@ -31,6 +31,16 @@ def load_to_device(path: Path, device: torch.device) -> TensorDigits:
         return TensorDigits(images.to(device), labels.to(device).long(), info)
 
 
+def load_with_own(path: Path, own_path: Path, device: torch.device) -> tuple[TensorDigits, int]:
+    """Load the images of a split, the own ones last; return how many are own. Raises DataError."""
+    digits, own = (load_to_device(file, device) for file in (path, own_path))
+    if not len(own.labels):
+        return digits, 0  # still mapped from its file
+    images = torch.cat([digits.images, own.images])
+    labels = torch.cat([digits.labels, own.labels])
+    return TensorDigits(images, labels, digits.info), len(own.labels)
+
+
 def predict(network: nn.Module, digits: TensorDigits) -> Tensor:
     """Return logits float32 [N, classes]."""
     network.eval()

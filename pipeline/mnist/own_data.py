@@ -7,7 +7,6 @@ A batch was added by `mnist add`, or imported by DVC. An image is known by its p
 of the data set's images: the same image in two files is one image.
 """
 
-import hashlib
 import os
 import re
 from collections.abc import Iterator, Sequence
@@ -18,10 +17,9 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from pipeline.errors import DataError
-from pipeline.mnist.idx import DatasetInfo, Digits, UInt8Array
+from pipeline.mnist.idx import DatasetInfo, Digits, UInt8Array, pixel_hash
 from pipeline.mnist.preparation import Prepared, bring_into_form, read_image
 
-HASH_DIGITS = 32  # hexadecimal, of sha256: images of equal names are equal images
 IMAGE_SHAPE = (1, 28, 28)
 Split = Literal["train", "validation", "test"]
 
@@ -81,11 +79,6 @@ class KnownImages:
                 f"{place} is an image of {self.info.dataset}'s test split, which no model may be"
                 " trained on; leave it out"
             )
-
-
-def pixel_hash(image: UInt8Array) -> str:
-    """Return the identity of an image in the form of the data set's images, [28, 28]."""
-    return hashlib.sha256(image.tobytes()).hexdigest()[:HASH_DIGITS]
 
 
 def class_folder(name: str) -> str:

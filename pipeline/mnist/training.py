@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler, OneCycleLR
 from tqdm import tqdm
 
+from pipeline.mnist.augmentation import random_shift
 from pipeline.mnist.checkpoint import Checkpoint
-from pipeline.mnist.idx import IMAGE_SIZE
 from pipeline.mnist.inference import TensorDigits, normalize, predict
 from pipeline.params import Params
 
@@ -29,6 +29,7 @@ class Recipe(Params):
     learning_rate: float = Field(gt=0, le=1)  # the peak, with the one-cycle schedule
     schedule: Literal["constant", "one-cycle"]  # one-cycle: https://arxiv.org/abs/1708.07120
     max_shift: int = Field(ge=0, le=14)  # pixels
+    own_weight: int = Field(ge=0, le=100)  # how often an own image is drawn in an epoch
 
 
 class Epoch(NamedTuple):
@@ -49,7 +50,8 @@ class TrainingState:
     optimizer: torch.optim.Optimizer
     scheduler: LRScheduler
     generator: torch.Generator  # of orders and shifts, on the CPU: the same on every device
-    order: Tensor  # in which this epoch takes the training images: int64 [N], on the CPU
+    drawn: Tensor  # the training images that each epoch takes: int64 [N], on the CPU
+    order: Tensor  # in which this epoch takes them: int64 [N], on the CPU
     loss_sum: Tensor  # over the images of this epoch that are done
     images_done: int = 0  # of this epoch
     history: list[Epoch] = field(default_factory=list)  # the epochs that are done
@@ -61,9 +63,18 @@ class TrainingState:
         return len(self.history) + 1
 
     @classmethod
-    def start(cls, network: nn.Module, recipe: Recipe, images: int) -> Self:
-        """Return the state before the first step of a training on that number of images."""
-        rate, steps = recipe.learning_rate, recipe.epochs * math.ceil(images / recipe.batch_size)
+    def start(cls, network: nn.Module, recipe: Recipe, images: int, own: int = 0) -> Self:
+        """Return the state before the first step of a training.
+
+        Args:
+            network: what is trained, in place
+            recipe: how it is trained
+            images: how many there are, the own ones last
+            own: how many of them are own
+        """
+        drawn = draw_images(images, own, recipe.own_weight)
+        rate = recipe.learning_rate
+        steps = recipe.epochs * math.ceil(len(drawn) / recipe.batch_size)
         optimizer = torch.optim.Adam(network.parameters(), lr=rate, fused=True)
         scheduler: LRScheduler = (
             OneCycleLR(optimizer, max_lr=rate, total_steps=steps)
@@ -75,13 +86,14 @@ class TrainingState:
             optimizer,
             scheduler,
             generator=torch.Generator().manual_seed(recipe.seed),
-            order=torch.arange(images),
+            drawn=drawn,
+            order=drawn,
             loss_sum=torch.zeros((), device=device_of(network)),
         )
 
     def shuffle(self) -> None:
         """Begin an epoch: draw the order of its images."""
-        self.order = torch.randperm(len(self.order), generator=self.generator)
+        self.order = self.drawn[torch.randperm(len(self.drawn), generator=self.generator)]
         self.loss_sum = torch.zeros_like(self.loss_sum)
 
     def keep_weights(self) -> None:
@@ -188,18 +200,10 @@ def fit(
         save(state)
 
 
-def random_shift(images: Tensor, max_shift: int, generator: torch.Generator) -> Tensor:
-    """Move each image [B, 1, 28, 28] by its own offset of up to `max_shift` pixels, both ways.
-
-    Zeros come in at the edge.
-    """
-    if max_shift == 0:
-        return images
-    padded = F.pad(images.squeeze(1), [max_shift] * 4)
-    # a view of every window of every image: [B, offsets, offsets, 28, 28]
-    windows = padded.unfold(1, IMAGE_SIZE, 1).unfold(2, IMAGE_SIZE, 1)
-    down, right = torch.randint(2 * max_shift + 1, (2, len(images)), generator=generator)
-    return windows[torch.arange(len(images)), down, right].unsqueeze(1)
+def draw_images(images: int, own: int, own_weight: int) -> Tensor:
+    """Return the images of an epoch, int64 [N]: each once, the last `own` as often as weighted."""
+    of_data_set, of_own = torch.arange(images).split([images - own, own])
+    return torch.cat([of_data_set, of_own.repeat(own_weight)])
 
 
 def progress_bar(state: TrainingState, epochs: int) -> "tqdm[Never]":

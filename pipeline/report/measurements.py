@@ -1,4 +1,4 @@
-"""What train and evaluate write to reports/, checked when it is read. All raise DataError."""
+"""What stages write to reports/, checked when it is read. All raise DataError."""
 
 import json
 from collections.abc import Callable
@@ -32,7 +32,8 @@ class HistoryRow(Row):
 
 
 class PredictionRow(Row):
-    index: Count
+    source: str
+    image: str
     label: Count
     prediction: Count
     confidence: Fraction
@@ -52,6 +53,12 @@ class ClassFigures(Row):
     f1: Fraction
 
 
+class OwnFigures(ClassFigures):
+    images: Count
+    accuracy: Fraction
+    loss: float
+
+
 class Metrics(Row):
     """The figures that the page names; any other is shown, too."""
 
@@ -61,6 +68,12 @@ class Metrics(Row):
     accuracy: Fraction
     expected_calibration_error: Fraction
     per_class: dict[str, ClassFigures] = Field(min_length=1)
+    own: OwnFigures | None = None  # of the held-out own images, if there are some
+
+
+class DataCounts(Row):
+    images: dict[str, dict[str, dict[str, Count]]]  # by source, split and class
+    warnings: dict[str, str]  # by batch of own images
 
 
 def read_metrics(path: Path) -> dict[str, Any]:
@@ -74,12 +87,18 @@ def read_metrics(path: Path) -> dict[str, Any]:
     return read_stage_output(path, parse)
 
 
+def read_counts(path: Path) -> DataCounts:
+    return read_stage_output(path, lambda path: DataCounts.model_validate_json(path.read_bytes()))
+
+
 def read_table(path: Path, row: type[Row]) -> pd.DataFrame:
     """Return the columns that `row` names, of a table with at least one row."""
     rows: TypeAdapter[list[Row]] = TypeAdapter(list[row])  # type: ignore[valid-type]
 
+    texts = {name: str for name, field in row.model_fields.items() if field.annotation is str}
+
     def parse(path: Path) -> pd.DataFrame:
-        table = pd.read_csv(path, low_memory=False)
+        table = pd.read_csv(path, low_memory=False, dtype=texts)
         if table.empty:
             raise ValueError("it has no rows")
         return pd.DataFrame(

@@ -5,7 +5,7 @@ const chosen = { label: document.getElementById("label"), prediction: document.g
 
 function showMistakes() {
   let shown = 0;
-  for (const item of all(".mistakes li")) {
+  for (const item of all("#mistakes li")) {
     item.hidden = Object.entries(chosen).some(([name, select]) => select.value && select.value !== item.dataset[name]);
     shown += item.hidden ? 0 : 1;
   }

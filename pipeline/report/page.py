@@ -2,6 +2,7 @@
 
 import base64
 import hashlib
+from collections.abc import Hashable
 from pathlib import Path
 from typing import Any
 
@@ -12,27 +13,34 @@ from markupsafe import Markup
 from scipy.stats import binomtest
 
 from pipeline.files import atomic_write
-from pipeline.mnist.idx import UInt8Array
+from pipeline.mnist.idx import OWN_SOURCE, Digits, UInt8Array
 from pipeline.mnist.layers import LayerTrace, convolution_step
 from pipeline.mnist.tensors import TensorInfo
 from pipeline.report import figures
+from pipeline.report.measurements import DataCounts
 
 TEMPLATES = Path(__file__).parent
 NOTEBOOK_ACCURACY = 0.9911  # what the notebook reports, on MNIST
 CONFUSED_PAIRS = 8  # shown, the most frequent
 MAP_COLUMNS = 8
+SPLITS = ("train", "validation", "test")
 
 
 def headline(correct: int, images: int, dataset: str) -> dict[str, Any]:
     """Return the accuracy's Wilson interval of 95 %, its chart and the counts behind it."""
-    interval = binomtest(correct, images).proportion_ci(method="wilson")
-    low, high = float(interval.low), float(interval.high)
+    low, high = wilson_interval(correct, images)
     notebook = NOTEBOOK_ACCURACY if dataset == "MNIST" else None
     chart = figures.draw_interval(
         correct / images, low, high, {"the notebook": notebook} if notebook else {}
     )
     counts = {"errors": images - correct, "images": images}
     return {**counts, "low": low, "high": high, "notebook": notebook, "chart": chart}
+
+
+def wilson_interval(correct: int, images: int) -> tuple[float, float]:
+    """Return the interval of 95 % of an accuracy."""
+    interval = binomtest(correct, images).proportion_ci(method="wilson")
+    return float(interval.low), float(interval.high)
 
 
 def draw_curves(history: pd.DataFrame) -> dict[str, Markup]:
@@ -67,7 +75,57 @@ def most_confused(counts: pd.DataFrame) -> list[dict[str, int]]:
 
 def most_confident_mistakes(predictions: pd.DataFrame, count: int) -> pd.DataFrame:
     wrong = predictions[predictions["label"] != predictions["prediction"]]
-    return wrong.sort_values(["confidence", "index"], ascending=[False, True]).head(count)
+    return wrong.sort_values("confidence", ascending=False, kind="stable").head(count)
+
+
+def draw_mistakes(mistakes: pd.DataFrame, digits: Digits) -> list[dict[Hashable, Any]]:
+    """Return the rows of a gallery, each with its image."""
+    return [
+        row | {"image": figures.draw_digit(digits.images[index, 0])}
+        for index, row in zip(mistakes.index, mistakes.to_dict("records"), strict=True)
+    ]
+
+
+def own_view(
+    predictions: pd.DataFrame,
+    digits: Digits,
+    counts: DataCounts,
+    info: TensorInfo,
+    gallery: int,
+) -> dict[str, Any] | None:
+    """Return what the page shows of the own images, None if there are none.
+
+    Args:
+        predictions: of the held-out ones
+        digits: the held-out ones
+        counts: of all images
+        info: of the data set
+        gallery: how many mistakes are shown, at most
+    """
+    splits = counts.images.get(OWN_SOURCE)
+    if not splits:
+        return None
+    right = predictions["label"] == predictions["prediction"]
+    correct, held_out = int(right.sum()), len(right)
+    rows = []
+    for label, name in enumerate(info.classes):
+        of_class = right[predictions["label"] == label]
+        rows.append(
+            {
+                "class": figures.shorten(name),
+                **{split: splits.get(split, {}).get(name, 0) for split in SPLITS},
+                "recall": float(of_class.mean()) if len(of_class) else None,
+            }
+        )
+    return {
+        "images": sum(sum(split.values()) for split in splits.values()),
+        "held_out": held_out,
+        "errors": held_out - correct,
+        "interval": wilson_interval(correct, held_out) if held_out else None,
+        "rows": rows,
+        "warnings": counts.warnings,
+        "mistakes": draw_mistakes(most_confident_mistakes(predictions, gallery), digits),
+    }
 
 
 def draw_filters(trace: LayerTrace) -> dict[str, Any] | None:
@@ -112,7 +170,7 @@ def save_mistakes(path: Path, images: UInt8Array, mistakes: pd.DataFrame, info: 
     ]
     with atomic_write(path) as temporary:
         title = f"The {len(mistakes)} most confident mistakes: label → prediction, confidence"
-        figures.save_sheet(temporary, images[mistakes["index"], 0], captions, title)
+        figures.save_sheet(temporary, images[mistakes.index, 0], captions, title)
 
 
 def render(**values: Any) -> str:

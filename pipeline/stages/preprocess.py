@@ -1,18 +1,46 @@
-"""Turn the IDX files into tensor files, and split the training images into train and validation.
+"""Turn the IDX files and the own images into tensor files; split them; count and check them.
 
-Reads the section `preprocess` of params.yaml and data/raw/; writes
-data/tensors/{train,validation,test}.safetensors. Run: python -m pipeline.stages.preprocess
+Reads the section `preprocess` of params.yaml, data/raw/ and data/own/; writes
+data/tensors/{train,validation,test,own_train,own_validation,own_test}.safetensors and
+reports/data.json. Run: python -m pipeline.stages.preprocess
 """
+
+import json
+from collections.abc import Mapping
 
 import numpy as np
 from pydantic import Field
 from sklearn.model_selection import train_test_split
 
-from pipeline.errors import ParamsError, run_main
-from pipeline.mnist.idx import Digits, read_dataset_info, read_raw
+from pipeline.errors import DataError, ParamsError, run_main
+from pipeline.files import atomic_write
+from pipeline.mnist.data_summary import count_images, find_oddities
+from pipeline.mnist.idx import DatasetInfo, Digits, read_dataset_info, read_raw
+from pipeline.mnist.own_data import (
+    KnownImages,
+    OwnImage,
+    find_batches,
+    read_own_images,
+    split_of,
+    to_digits,
+)
 from pipeline.mnist.tensors import TensorInfo, save_digits
 from pipeline.params import Params, load_params
-from pipeline.paths import RAW, TEST, TRAIN, VALIDATION
+from pipeline.paths import (
+    DATA_COUNTS,
+    OWN,
+    OWN_TEST,
+    OWN_TRAIN,
+    OWN_VALIDATION,
+    RAW,
+    TEST,
+    TRAIN,
+    VALIDATION,
+)
+
+FILES = {"train": TRAIN, "validation": VALIDATION, "test": TEST}
+OWN_FILES = {"train": OWN_TRAIN, "validation": OWN_VALIDATION, "test": OWN_TEST}
+Splits = Mapping[str, Digits]
 
 
 class PreprocessParams(Params):
@@ -20,6 +48,8 @@ class PreprocessParams(Params):
     seed: int = Field(ge=0, lt=2**32)
     mean: float = Field(ge=0, le=1)  # of pixels scaled to [0, 1]
     std: float = Field(gt=0)
+    own_validation: float = Field(ge=0, le=0.5)  # share of the own images
+    own_test: float = Field(ge=0, le=0.5)  # share of the own images
 
 
 def split(digits: Digits, validation_size: int, seed: int) -> tuple[Digits, Digits]:
@@ -38,14 +68,54 @@ def split(digits: Digits, validation_size: int, seed: int) -> tuple[Digits, Digi
     return train, validation
 
 
+def split_own(images: list[OwnImage], params: PreprocessParams) -> Splits:
+    """Return the own images of each split, in the order of their hashes."""
+    split_names = [split_of(own.hash, params.own_validation, params.own_test) for own in images]
+    return {
+        name: to_digits([own for own, its in zip(images, split_names, strict=True) if its == name])
+        for name in OWN_FILES
+    }
+
+
+def read_checked(info: DatasetInfo, train: Digits, test: Digits) -> list[OwnImage]:
+    """Return the own images; without a batch, the data set's images need not be known."""
+    if not find_batches(OWN):
+        return []
+    return read_own_images(OWN, KnownImages.of_data_set(info, train, test))
+
+
+def check_classes(splits: Splits, own_splits: Splits, info: DatasetInfo) -> None:
+    """Raise DataError if a split has no image of a class."""
+    for name in splits:
+        labels = np.concatenate([splits[name].labels, own_splits[name].labels])
+        if missing := set(range(len(info.classes))) - set(labels.tolist()):
+            names = ", ".join(info.classes[label] for label in sorted(missing))
+            raise DataError(f"the {name} split has no image of {names}; add some, or leave it out")
+
+
 def main() -> None:
     params = load_params("preprocess", PreprocessParams)
     info = TensorInfo(**read_dataset_info(RAW).model_dump(), mean=params.mean, std=params.std)
-    test = read_raw(RAW, "test")  # before anything is written, so that a bad file changes nothing
-    train, validation = split(read_raw(RAW, "train"), params.validation_size, params.seed)
-    for path, digits in {TRAIN: train, VALIDATION: validation, TEST: test}.items():
-        save_digits(path, digits, info)
-        print(f"{path.stem}: {len(digits.labels):,} images")
+    # All is read and checked before anything is written: a bad file changes nothing.
+    test, training = read_raw(RAW, "test"), read_raw(RAW, "train")
+    train, validation = split(training, params.validation_size, params.seed)
+    splits: Splits = {"train": train, "validation": validation, "test": test}
+    own_images = read_checked(info, training, test)
+    own_splits = split_own(own_images, params)
+    check_classes(splits, own_splits, info)
+    warnings = find_oddities(own_images, training, info)
+    for paths, parts in ((FILES, splits), (OWN_FILES, own_splits)):
+        for name, path in paths.items():
+            save_digits(path, parts[name], info)
+    counts = {info.dataset: count_images(splits, info), "own": count_images(own_splits, info)}
+    content = {"images": counts, "faults": 0, "warnings": warnings}  # a fault has ended the stage
+    with atomic_write(DATA_COUNTS) as temporary:
+        temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    for name, digits in splits.items():
+        own = len(own_splits[name].labels)
+        print(f"{name}: {len(digits.labels):,} images" + (f" and {own:,} own" if own else ""))
+    for batch, warning in warnings.items():
+        print(f"warning: {OWN / batch}: {warning}")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
 """Train the network and validate it after every epoch.
 
 A killed training goes on from its last checkpoint, to the same bytes.
-Reads the section `train` of params.yaml and data/tensors/{train,validation}.safetensors; writes
+Reads the section `train` of params.yaml and
+data/tensors/{train,validation,own_train,own_validation}.safetensors; writes
 models/model.safetensors, reports/receipt.json, and after every epoch reports/history.csv.
 Run: python -m pipeline.stages.train
 """
@@ -18,11 +19,11 @@ from pipeline.files import atomic_write
 from pipeline.mnist.checkpoint import checkpoint_path, load_checkpoint, save_checkpoint
 from pipeline.mnist.device import DeviceName, choose_device, keep_freed_memory, make_deterministic
 from pipeline.mnist.environment import describe_environment, write_receipt
-from pipeline.mnist.inference import load_to_device
+from pipeline.mnist.inference import load_with_own
 from pipeline.mnist.model import NetworkParams, build_network, save_model
 from pipeline.mnist.training import Epoch, Recipe, TrainingState, fit
 from pipeline.params import load_params
-from pipeline.paths import HISTORY, MODEL, TRAIN, VALIDATION
+from pipeline.paths import HISTORY, MODEL, OWN_TRAIN, OWN_VALIDATION, TRAIN, VALIDATION
 
 
 class TrainParams(Recipe):
@@ -35,14 +36,15 @@ class TrainParams(Recipe):
 def main() -> None:
     params = load_params("train", TrainParams)
     device = choose_device(params.device, "train.device")
-    train, validation = (load_to_device(path, device) for path in (TRAIN, VALIDATION))
+    train, own = load_with_own(TRAIN, OWN_TRAIN, device)
+    validation, _ = load_with_own(VALIDATION, OWN_VALIDATION, device)
     keep_freed_memory()
     make_deterministic(params.seed)
     network = build_network(params.network, len(train.info.classes)).to(device)
-    state = TrainingState.start(network, params, len(train.labels))
+    state = TrainingState.start(network, params, len(train.labels), own)
     environment = describe_environment(device)
     checkpoint = checkpoint_path(
-        [TRAIN, VALIDATION],
+        [TRAIN, VALIDATION, OWN_TRAIN, OWN_VALIDATION],
         params=params.model_dump(exclude={"checkpoint_every"}),
         environment=environment,
     )

@@ -14,13 +14,19 @@ from pipeline.mnist.device import make_deterministic
 from pipeline.mnist.inference import TensorDigits, load_to_device
 from pipeline.mnist.model import build_network
 from pipeline.mnist.tensors import TensorInfo
-from pipeline.mnist.training import Epoch, Recipe, TrainingState, fit, random_shift
+from pipeline.mnist.training import Epoch, Recipe, TrainingState, draw_images, fit
 from pipeline.paths import TRAIN, VALIDATION
 
 INFO = TensorInfo(dataset="MNIST", classes=tuple("0123456789"), mean=0.5, std=0.5)
 CPU = torch.device("cpu")
 RECIPE = Recipe(
-    seed=1, epochs=2, batch_size=32, learning_rate=0.004, schedule="one-cycle", max_shift=1
+    seed=1,
+    epochs=2,
+    batch_size=32,
+    learning_rate=0.004,
+    schedule="one-cycle",
+    max_shift=1,
+    own_weight=1,
 )
 
 
@@ -38,27 +44,22 @@ def train_on(folder: Path, **changes: Any) -> tuple[list[Epoch], nn.Module]:
     return list(fit(state, train, validation, recipe, save=lambda state: None)), network
 
 
-def test_each_image_moves_by_its_own_offset_and_zeros_come_in() -> None:
-    image = (
-        torch.arange(1, 785, dtype=torch.int64)
-        .remainder(255)
-        .add(1)
-        .to(torch.uint8)
-        .view(1, 1, 28, 28)
-    )
-    moved = random_shift(image.repeat(200, 1, 1, 1), 1, torch.Generator().manual_seed(1))
-    padded = F.pad(image, [1, 1, 1, 1])
-    possible = [padded[0, :, y : y + 28, x : x + 28] for y in range(3) for x in range(3)]
-    seen = {
-        next(i for i, window in enumerate(possible) if torch.equal(window, picture))
-        for picture in moved
-    }
-    assert seen == set(range(9))
+def test_an_epoch_takes_each_image_once_and_an_own_one_as_often_as_it_weighs() -> None:
+    assert draw_images(5, 0, 3).tolist() == [0, 1, 2, 3, 4]
+    assert draw_images(5, 2, 1).tolist() == [0, 1, 2, 3, 4]
+    assert draw_images(5, 2, 3).tolist() == [0, 1, 2, 3, 4, 3, 4, 3, 4]
+    assert draw_images(5, 2, 0).tolist() == [0, 1, 2]
 
 
-def test_no_shift_leaves_the_images_alone() -> None:
-    images = torch.zeros(2, 1, 28, 28, dtype=torch.uint8)
-    assert random_shift(images, 0, torch.Generator()) is images
+def test_an_epoch_draws_own_images_by_their_weight(finished: Path) -> None:
+    train, validation = load(finished)
+    recipe = RECIPE.model_copy(update={"epochs": 1, "own_weight": 3})
+    state = TrainingState.start(build_network(NETWORK, 10), recipe, len(train.labels), own=20)
+    list(fit(state, train, validation, recipe, save=lambda state: None))
+    taken = torch.bincount(state.order, minlength=len(train.labels))
+    assert taken[:-20].tolist() == [1] * (len(train.labels) - 20)
+    assert taken[-20:].tolist() == [3] * 20
+    assert state.order.tolist() != sorted(state.order.tolist())
 
 
 def test_training_learns(finished: Path) -> None:

@@ -16,14 +16,14 @@ from playwright.sync_api import Browser, Page, expect
 from pipeline.paths import PREDICTIONS, REPORT
 from pipeline.stages import report
 
-SHOWN = ".mistakes li:not([hidden])"
+SHOWN = "#mistakes li:not([hidden])"
 
 
 @pytest.fixture(scope="module")
-def folder(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folder(finished_with_own: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished workspace whose report shows every mistake; not to be changed."""
     folder = tmp_path_factory.mktemp("page") / "workspace"
-    shutil.copytree(finished, folder)
+    shutil.copytree(finished_with_own, folder)
     previous = Path.cwd()
     os.chdir(folder)
     try:
@@ -45,7 +45,7 @@ def visit(browser: Browser, folder: Path) -> Iterator[Visit]:
 
 @pytest.fixture
 def mistakes(folder: Path) -> pd.DataFrame:
-    return pd.read_csv(folder / PREDICTIONS).query("label != prediction")
+    return pd.read_csv(folder / PREDICTIONS).query("label != prediction and source == 'sample'")
 
 
 def press_until(page: Page, key: str, selector: str) -> None:
@@ -177,7 +177,7 @@ def test_without_its_script_everything_can_be_read(
     browser: Browser, folder: Path, mistakes: pd.DataFrame
 ) -> None:
     visit = Visit(browser, folder / REPORT, DESKTOP, java_script_enabled=False)
-    assert visit.page.locator(".mistakes li:visible").count() == len(mistakes)
+    assert visit.page.locator("#mistakes li:visible").count() == len(mistakes)
     assert visit.page.locator(".softmax:visible").count() == 1
     visit.context.close()
 

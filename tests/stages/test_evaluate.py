@@ -11,19 +11,21 @@ import torch.nn.functional as F
 from helpers import NETWORK, files_under, set_params
 
 from pipeline.errors import DataError
+from pipeline.mnist.idx import Digits, pixel_hash
 from pipeline.mnist.inference import load_to_device
 from pipeline.mnist.layers import load_trace
 from pipeline.mnist.metrics import calibration_error
 from pipeline.mnist.model import load_model, save_model
-from pipeline.mnist.tensors import TensorInfo, load_digits
-from pipeline.paths import LAYERS, METRICS, MODEL, PREDICTIONS, RELIABILITY, TEST
+from pipeline.mnist.tensors import TensorInfo, load_digits, save_digits
+from pipeline.paths import LAYERS, METRICS, MODEL, OWN_TEST, PREDICTIONS, RELIABILITY, TEST
 from pipeline.stages import evaluate
 
 
 def test_the_metrics_are_those_of_the_predictions(finished_workspace: Path) -> None:
     metrics, predictions = json.loads(METRICS.read_text()), pd.read_csv(PREDICTIONS)
-    assert list(predictions.columns) == ["index", "label", "prediction", "confidence"]
-    assert list(predictions["index"]) == list(range(200))
+    assert list(predictions.columns) == ["source", "image", "label", "prediction", "confidence"]
+    assert set(predictions["source"]) == {"sample"}
+    assert list(predictions["image"]) == list(map(pixel_hash, load_digits(TEST)[0].images))
     correct = predictions["label"] == predictions["prediction"]
     assert metrics["accuracy"] == pytest.approx(correct.mean())
     recalls = correct.groupby(predictions["label"]).mean()
@@ -64,12 +66,9 @@ def test_an_image_of_each_class_read_correctly_and_the_least_certain_one_are_tra
     assert predictions["confidence"][last] == predictions["confidence"].min()
     rows = predictions.iloc[of_classes]
     assert list(rows["label"]) == list(range(10))
-    correct = (
-        predictions[predictions["label"] == predictions["prediction"]]
-        .groupby("label")["index"]
-        .min()
-    )
-    assert list(rows["index"]) == [correct[digit] for digit in range(10)]
+    correct = predictions.index[predictions["label"] == predictions["prediction"]]
+    first = [correct[predictions["label"][correct] == digit].min() for digit in range(10)]
+    assert list(rows.index) == first
 
 
 def test_the_trace_ends_in_the_predictions(finished_workspace: Path) -> None:
@@ -133,3 +132,38 @@ def test_fewer_bins_change_only_the_calibration_error(finished_workspace: Path) 
     assert [name for name in before if before[name] != after[name]] == [
         "expected_calibration_error"
     ]
+
+
+def test_own_images_are_measured_apart_from_the_data_sets(own_workspace: Path) -> None:
+    metrics, predictions = json.loads(METRICS.read_text()), pd.read_csv(PREDICTIONS)
+    own = predictions[predictions["source"] == "own"]
+    assert list(own["image"]) == list(map(pixel_hash, load_digits(OWN_TEST)[0].images))
+    correct = own["label"] == own["prediction"]
+    assert metrics["own"]["images"] == len(own) > 20
+    assert metrics["own"]["accuracy"] == pytest.approx(correct.mean(), abs=1e-6)
+    recalls = correct.groupby(own["label"]).mean()
+    assert metrics["own"]["recall"] == pytest.approx(recalls.mean(), abs=1e-6)
+    of_sample = predictions[predictions["source"] == "sample"]
+    assert metrics["accuracy"] == (of_sample["label"] == of_sample["prediction"]).mean()
+
+
+def test_own_images_change_no_metric_of_the_data_sets(own_workspace: Path) -> None:
+    before = json.loads(METRICS.read_text())
+    digits, info = load_digits(OWN_TEST)
+    save_digits(OWN_TEST, Digits(digits.images[:0], digits.labels[:0]), info)
+    evaluate.main()
+    after = json.loads(METRICS.read_text())
+    assert after == {name: value for name, value in before.items() if name != "own"}
+    assert len(pd.read_csv(PREDICTIONS)) == 200
+
+
+def test_own_images_of_few_classes_have_the_mean_of_those(own_workspace: Path) -> None:
+    digits, info = load_digits(OWN_TEST)
+    few = digits.labels < 2
+    save_digits(OWN_TEST, Digits(digits.images[few], digits.labels[few]), info)
+    evaluate.main()
+    own = pd.read_csv(PREDICTIONS).query("source == 'own'")
+    recalls = (own["label"] == own["prediction"]).groupby(own["label"]).mean()
+    metrics = json.loads(METRICS.read_text())["own"]
+    assert metrics["recall"] == pytest.approx(recalls.mean(), abs=1e-6)
+    assert len(recalls) == 2

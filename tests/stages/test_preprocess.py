@@ -1,15 +1,19 @@
 """The preprocess stage: the splits, their bytes and what it refuses."""
 
+import json
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 from helpers import files_under, set_params
+from own_images import make_batch
 
 from pipeline.errors import DataError, ParamsError
-from pipeline.mnist.idx import Digits, read_raw
+from pipeline.mnist.idx import Digits, pixel_hash, read_raw
 from pipeline.mnist.sources import DATASETS
 from pipeline.mnist.tensors import load_digits
+from pipeline.paths import DATA_COUNTS, OWN, OWN_TEST, OWN_TRAIN, OWN_VALIDATION
 from pipeline.stages import fetch, preprocess
 
 TENSORS = Path("data/tensors")
@@ -92,3 +96,93 @@ def test_a_missing_or_damaged_raw_file_is_one_line_and_writes_nothing(raw: Path,
     ):
         preprocess.main()
     assert not TENSORS.exists()
+
+
+OWN_SPLITS = {"train": OWN_TRAIN, "validation": OWN_VALIDATION, "test": OWN_TEST}
+
+
+def own_hashes() -> dict[str, set[str]]:
+    return {
+        name: set(map(pixel_hash, load_digits(path)[0].images)) for name, path in OWN_SPLITS.items()
+    }
+
+
+def test_own_images_change_no_byte_of_the_data_sets_tensors(raw: Path) -> None:
+    preprocess.main()
+    before = files_under(TENSORS)
+    assert all(not hashes for hashes in own_hashes().values())
+    make_batch("first", range(100))
+    preprocess.main()
+    changed = {name for name, content in files_under(TENSORS).items() if content != before[name]}
+    assert changed == {path.name for path in OWN_SPLITS.values()}
+    assert sum(len(hashes) for hashes in own_hashes().values()) == 100
+
+
+def test_an_own_image_stays_in_its_split_whatever_is_added_or_taken_away(raw: Path) -> None:
+    make_batch("first", range(100))
+    preprocess.main()
+    before = own_hashes()
+    make_batch("second", range(100, 160))
+    preprocess.main()
+    assert all(before[name] <= hashes for name, hashes in own_hashes().items())
+    (OWN / "second.dvc").unlink()
+    shutil.rmtree(OWN / "second")
+    preprocess.main()
+    assert own_hashes() == before
+
+
+def test_the_order_and_names_of_batches_change_no_byte(raw: Path) -> None:
+    make_batch("a", range(50))
+    make_batch("b", range(50, 80))
+    preprocess.main()
+    before = files_under(TENSORS)
+    for name in ("a", "b"):
+        (OWN / name).rename(OWN / f"z{name}")
+        (OWN / f"{name}.dvc").rename(OWN / f"z{name}.dvc")
+    preprocess.main()
+    assert files_under(TENSORS) == before
+
+
+def test_images_are_counted_by_source_split_and_class(
+    raw: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make_batch("first", range(100))
+    capsys.readouterr()
+    preprocess.main()
+    content = json.loads(DATA_COUNTS.read_text())
+    counts = content["images"]
+    assert {source: sum(map(total, splits.values())) for source, splits in counts.items()} == {
+        "sample": 800,
+        "own": 100,
+    }
+    sizes = {name: len(load_digits(path)[0].labels) for name, path in OWN_SPLITS.items()}
+    assert {name: total(split) for name, split in counts["own"].items()} == sizes
+    assert content["faults"] == 0
+    assert "lighter than sample's" in content["warnings"]["first"]
+    printed = capsys.readouterr().out.splitlines()
+    assert printed[0] == f"train: 500 images and {sizes['train']} own"
+    assert printed[-1] == f"warning: data/own/first: {content['warnings']['first']}"
+
+
+def total(counts: dict[str, int]) -> int:
+    return sum(counts.values())
+
+
+def test_a_fault_in_own_images_writes_nothing(raw: Path) -> None:
+    make_batch("first", range(60))
+    preprocess.main()
+    before = files_under(Path.cwd())
+    make_batch("second", range(3), shift=1)
+    with pytest.raises(DataError, match="keep one of them") as error:
+        preprocess.main()
+    assert str(error.value).count("\n") == 2
+    shutil.rmtree(OWN / "second")
+    (OWN / "second.dvc").unlink()
+    assert files_under(Path.cwd()) == before
+
+
+def test_nothing_is_held_out_if_so_asked(raw: Path) -> None:
+    set_params(preprocess={"own_test": 0.0, "own_validation": 0.0})
+    make_batch("first", range(60))
+    preprocess.main()
+    assert [len(hashes) for hashes in own_hashes().values()] == [60, 0, 0]

@@ -19,6 +19,7 @@ from PIL import Image
 from pipeline.errors import DataError
 from pipeline.mnist.layers import load_trace, save_trace
 from pipeline.paths import (
+    DATA_COUNTS,
     HISTORY,
     LAYERS,
     METRICS,
@@ -28,7 +29,7 @@ from pipeline.paths import (
     REPORT,
     TEST,
 )
-from pipeline.stages import report
+from pipeline.stages import evaluate, preprocess, report
 
 
 class Page(HTMLParser):
@@ -152,7 +153,7 @@ def test_a_thousand_mistakes_still_make_a_small_page(finished_workspace: Path) -
 
 
 @pytest.mark.parametrize(
-    "name", ["metrics.json", "history.csv", "predictions.csv", "reliability.csv"]
+    "name", ["data.json", "metrics.json", "history.csv", "predictions.csv", "reliability.csv"]
 )
 def test_a_missing_or_damaged_input_is_one_line_and_leaves_the_page(
     finished_workspace: Path, name: str
@@ -173,15 +174,42 @@ def test_a_missing_or_damaged_input_is_one_line_and_leaves_the_page(
     assert REPORT.read_bytes() == before
 
 
+def test_own_images_have_a_section_of_their_own(own_workspace: Path) -> None:
+    page = REPORT.read_text(encoding="utf-8")
+    own = json.loads(METRICS.read_text())["own"]
+    section = page[page.index('<section id="own">') : page.index('<section id="calibration">')]
+    errors = len(wrong().query("source == 'own'"))
+    assert f"{own['images']} of them are held out" in section
+    assert f"{errors} of these are misread" in section
+    assert f"{100 * own['accuracy']:.2f}" in section
+    assert section.count("<li data-label") == min(errors, 5) > 0
+    assert "<b>first</b>: its drawings are lighter than sample" in section
+
+
+def test_a_page_without_own_images_has_no_such_section(finished_workspace: Path) -> None:
+    assert 'id="own"' not in REPORT.read_text(encoding="utf-8")
+
+
+def test_own_images_of_which_none_is_held_out_are_named_all_the_same(own_workspace: Path) -> None:
+    set_params(preprocess={"own_test": 0.0})
+    for stage in (preprocess, evaluate, report):
+        stage.main()
+    assert "None of them is held out yet" in REPORT.read_text(encoding="utf-8")
+
+
+FIFTH = r"^(sample,f3351a8e\w+),.*$"  # row of the predictions
+
+
 @pytest.mark.parametrize(
     ("path", "pattern", "damage", "reason"),
     [
-        (PREDICTIONS, "^4,.*$", "4,4,seven,0.9", "row 5: prediction must be a valid integer, "),
-        (PREDICTIONS, "^4,.*$", "4,4,,0.9", "row 5: prediction must be a finite number, got nan"),
-        (PREDICTIONS, "^4,.*$", "4,4,10,0.9", "prediction must be less than 10, got 10"),
-        (PREDICTIONS, "^4,.*$", "200,4,4,0.9", "index must be less than 200, got 200"),
-        (PREDICTIONS, "^4,.*$", "-1,4,4,0.9", "row 5: index must be greater than or equal to 0, "),
-        (PREDICTIONS, "^4,.*$", "4,4,4,1.5", "row 5: confidence must be less than or equal to 1"),
+        (PREDICTIONS, FIFTH, r"\1,4,seven,0.9", "row 5: prediction must be a valid integer, "),
+        (PREDICTIONS, FIFTH, r"\1,4,,0.9", "row 5: prediction must be a finite number, got nan"),
+        (PREDICTIONS, FIFTH, r"\1,4,10,0.9", "prediction must be less than 10, got 10"),
+        (PREDICTIONS, FIFTH, "own,1,4,4,0.9", "it must have 200 rows of sample, got 199"),
+        (PREDICTIONS, r"\Z", "own,1,4,4,0.9", "it must have 0 rows of own, got 1"),
+        (PREDICTIONS, FIFTH, r"\1,-1,4,0.9", "row 5: label must be greater than or equal to 0, "),
+        (PREDICTIONS, FIFTH, r"\1,4,4,1.5", "row 5: confidence must be less than or equal to 1"),
         (PREDICTIONS, "confidence$", "sureness", "row 1: confidence is missing"),
         (PREDICTIONS, r"confidence\n(.|\n)*", "confidence\n", "it has no rows"),
         (HISTORY, "^2,.*$", "2,fast,1,1,0.9", "row 2: learning_rate must be a valid number, una"),
@@ -206,7 +234,7 @@ def test_a_wrong_value_is_one_line_that_names_its_place(
 
 
 CELLS = ("", "word", "nan", "-1", "0", "0.5", "7", "10", "200", "1e308", "1e999", "9" * 30, "True")
-READ = (HISTORY, METRICS, PREDICTIONS, RELIABILITY, LAYERS, TEST)
+READ = (DATA_COUNTS, HISTORY, METRICS, PREDICTIONS, RELIABILITY, LAYERS, TEST)
 
 
 def change_cell(content: bytes, place: int, value: str) -> bytes:

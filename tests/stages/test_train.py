@@ -19,10 +19,20 @@ from networks import NETWORKS
 
 from pipeline.errors import PipelineError
 from pipeline.mnist.checkpoint import Checkpoint, save_checkpoint
+from pipeline.mnist.idx import Digits
 from pipeline.mnist.model import load_model
 from pipeline.mnist.tensors import load_digits, save_digits
 from pipeline.mnist.training import Epoch, TrainingState
-from pipeline.paths import CHECKPOINTS, HISTORY, MODEL, RECEIPT, TRAIN, VALIDATION
+from pipeline.paths import (
+    CHECKPOINTS,
+    HISTORY,
+    MODEL,
+    OWN_TRAIN,
+    OWN_VALIDATION,
+    RECEIPT,
+    TRAIN,
+    VALIDATION,
+)
 from pipeline.stages import train
 
 
@@ -246,6 +256,19 @@ def test_a_resumed_training_gives_the_bytes_of_an_uninterrupted_one(
     assert list(CHECKPOINTS.iterdir()) == []
 
 
+def test_a_training_with_weighted_own_images_resumes_to_the_same_bytes(
+    own_workspace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    set_params(train={"own_weight": 3})
+    train.main()
+    expected = MODEL.read_bytes(), HISTORY.read_bytes()
+    set_params(train={"own_weight": 3, "checkpoint_every": 5})
+    for saves in (2, 6):
+        kill_after(saves, monkeypatch)
+        train.main()
+        assert (MODEL.read_bytes(), HISTORY.read_bytes()) == expected
+
+
 @pytest.mark.parametrize("name", ["dropout", "batch normalization", "noise"])
 @pytest.mark.parametrize(("every", "saves"), [(0, 1), (5, 2), (5, 6)])
 def test_whatever_a_network_draws_or_counts_goes_on_after_a_kill(
@@ -260,6 +283,26 @@ def test_whatever_a_network_draws_or_counts_goes_on_after_a_kill(
     kill_after(saves, monkeypatch)
     train.main()
     assert (MODEL.read_bytes(), HISTORY.read_bytes()) == expected
+
+
+def test_own_images_are_trained_on_and_validate(own_workspace: Path) -> None:
+    before = MODEL.read_bytes(), HISTORY.read_bytes()
+    train.main()
+    assert (MODEL.read_bytes(), HISTORY.read_bytes()) == before
+    for name in (OWN_TRAIN, OWN_VALIDATION):
+        digits, info = load_digits(name)
+        save_digits(name, Digits(digits.images[1:], digits.labels[1:]), info)
+        train.main()
+        assert HISTORY.read_bytes() != before[1]
+    set_params(train={"own_weight": 0})
+    digits, info = load_digits(OWN_VALIDATION)
+    save_digits(OWN_VALIDATION, Digits(digits.images[:0], digits.labels[:0]), info)
+    train.main()
+    without = MODEL.read_bytes()
+    digits, info = load_digits(OWN_TRAIN)
+    save_digits(OWN_TRAIN, Digits(digits.images[:0], digits.labels[:0]), info)
+    train.main()
+    assert MODEL.read_bytes() == without
 
 
 def test_a_damaged_checkpoint_is_a_warning_and_training_starts_anew(
