@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from pipeline.options import (
     Parser,
+    add_add_options,
     add_models_options,
     add_plan_options,
     add_predict_options,
@@ -77,6 +78,13 @@ GROUPS = {
             "retrain, or run, on a schedule, with Prefect's pages, until Ctrl-C",
             "serve --cron '0 3 * * *'",
             add_serve_options,
+        ),
+    },
+    "Add data": {
+        "add": Command(
+            "check your own images and add them to what is trained on",
+            "add --label 7 seven.png",
+            add_add_options,
         ),
     },
     "Release and use models": {

@@ -90,6 +90,13 @@ def retrain_model(arguments: Namespace) -> None:
     run_flow(retrain, arguments.rev, changes, arguments.publish, arguments.push, arguments.skip_ci)
 
 
+def add_images(arguments: Namespace) -> None:
+    from pipeline.add import Request, add
+
+    paths, label = arguments.paths, arguments.label
+    add(Request(paths, label, arguments.batch, arguments.keep_going, arguments.commit))
+
+
 def promote_version(arguments: Namespace) -> None:
     from pipeline.release.champion import check_target, promote
     from pipeline.release.versions import read_model_name
@@ -169,6 +176,7 @@ COMMANDS: dict[str, Callable[[Namespace], None]] = {
     "run": run_stages,
     "serve": serve_flow,
     "retrain": retrain_model,
+    "add": add_images,
     "promote": promote_version,
     "models": list_models,
     "predict": predict_images,

@@ -2,6 +2,7 @@
 
 import argparse
 import math
+import re
 from typing import NoReturn
 
 
@@ -26,6 +27,15 @@ def positive(text: str) -> int:
     if not (text.isascii() and text.isdigit() and int(text)):
         raise argparse.ArgumentTypeError(f"must be 1 or more, got {text}")
     return int(text)
+
+
+def batch_name(text: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9][\w.-]{0,99}", text, re.ASCII) or text.endswith(".dvc"):
+        raise argparse.ArgumentTypeError(
+            "must be letters, digits, dots, dashes and underscores, at most 100, the first a letter"
+            f" or digit, without .dvc at the end, got {text!r}"
+        )
+    return text
 
 
 def add_plan_options(parser: Parser) -> None:
@@ -118,6 +128,30 @@ def add_predict_options(parser: Parser) -> None:
         "files", nargs="+", metavar="FILE", help="an image file, or - for standard input"
     )
     add_json_option(parser, "a list of file, prediction, confidence, top and unsure")
+
+
+def add_add_options(parser: Parser) -> None:
+    parser.add_argument(
+        "paths",
+        nargs="+",
+        metavar="PATH",
+        help="image files of one class, with --label; or a folder with a subfolder for each class",
+    )
+    parser.add_argument("--label", metavar="CLASS", help="the class of the image files")
+    parser.add_argument(
+        "--batch",
+        type=batch_name,
+        metavar="NAME",
+        help="what to call the images (default: the date and a hash of them)",
+    )
+    parser.add_argument(
+        "--keep-going", action="store_true", help="add the files without a fault, and exit with 3"
+    )
+    parser.add_argument(
+        "--commit",
+        action="store_true",
+        help="commit them on the current branch, after a push to DVC's remote if there is one",
+    )
 
 
 def add_sweep_options(parser: Parser) -> None:

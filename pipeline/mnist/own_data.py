@@ -7,6 +7,7 @@ A batch was added by `mnist add`, or imported by DVC. An image is known by its p
 of the data set's images: the same image in two files is one image.
 """
 
+import os
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -17,7 +18,7 @@ import numpy as np
 
 from pipeline.errors import DataError
 from pipeline.mnist.idx import DatasetInfo, Digits, UInt8Array, pixel_hash
-from pipeline.mnist.preparation import bring_into_form
+from pipeline.mnist.preparation import Prepared, bring_into_form, read_image
 
 IMAGE_SHAPE = (1, 28, 28)
 Split = Literal["train", "validation", "test"]
@@ -62,11 +63,7 @@ class KnownImages:
 
         Raises DataError if it has another label elsewhere, or is a test image of the data set.
         """
-        if image_hash in self.test:
-            raise DataError(
-                f"{place} is an image of {self.info.dataset}'s test split, which no model may be"
-                " trained on; leave it out"
-            )
+        self.refuse_test_image(image_hash, place)
         known = self.images.setdefault(image_hash, Known(label, place))
         if known.label != label:
             names = self.info.classes
@@ -75,6 +72,13 @@ class KnownImages:
                 f" {names[known.label]} in {known.place}; keep one of them"
             )
         return known.place == place
+
+    def refuse_test_image(self, image_hash: str, place: str) -> None:
+        if image_hash in self.test:
+            raise DataError(
+                f"{place} is an image of {self.info.dataset}'s test split, which no model may be"
+                " trained on; leave it out"
+            )
 
 
 def class_folder(name: str) -> str:
@@ -96,8 +100,8 @@ def find_batches(folder: Path) -> list[str]:
         for name in sorted(recorded - present)
     ]
     faults += [
-        f"{folder / name} is not recorded by DVC, so a clone would lack it; record it: dvc add"
-        f" {folder / name}, or add its images: mnist add {folder / name}, or remove it"
+        f"{folder / name} is not recorded by DVC, so a clone would lack it; remove what was taken"
+        f" away or is another branch's: dvc checkout; or record it: dvc add {folder / name}"
         for name in sorted(present - recorded)
     ]
     raise_faults(faults)
@@ -107,23 +111,50 @@ def find_batches(folder: Path) -> list[str]:
 def list_images(folder: Path, classes: Sequence[str]) -> Iterator[tuple[Path, int | DataError]]:
     """Yield each file in the folders of classes below `folder`, with its label or what is wrong.
 
-    Files whose names begin with a dot are left out.
+    What has a name that begins with a dot is left out.
     """
     labels = {class_folder(name): label for label, name in enumerate(classes)}
-    for path in sorted(folder.rglob("*")):
-        parts = path.relative_to(folder).parts
-        if path.is_dir() or any(part.startswith(".") for part in parts):
-            continue
-        if len(parts) == 2 and parts[0] in labels:
-            yield path, labels[parts[0]]
-        else:
-            yield (
-                path,
-                DataError(
-                    f"{printable(path)} must lie in the folder of a class,"
-                    f" {folder}/CLASS/; the classes are {', '.join(labels)}"
-                ),
-            )
+    unreadable: list[OSError] = []
+    for top, folders, files in os.walk(folder, onerror=unreadable.append):
+        links = [name for name in folders if Path(top, name).is_symlink()]
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for path in (Path(top, name) for name in sorted(files + links) if name[0] != "."):
+            parts = path.relative_to(folder).parts
+            if path.exists() and not path.is_file():
+                kind = "a link to a folder" if path.is_dir() else "no file"
+                yield (
+                    path,
+                    DataError(f"{printable(path)} is {kind}; put the files themselves there"),
+                )
+            elif len(parts) == 2 and parts[0] in labels:
+                yield path, labels[parts[0]]
+            else:
+                yield (
+                    path,
+                    DataError(
+                        f"{printable(path)} must lie in the folder of a class,"
+                        f" {printable(folder)}/CLASS/; the classes are {', '.join(labels)}"
+                    ),
+                )
+    for error in unreadable:
+        path = Path(error.filename)
+        yield path, DataError(f"{printable(path)} cannot be read: {error.strerror}")
+
+
+def read_in_form(path: Path, known: KnownImages) -> Prepared:
+    """Return an image file in the form of the data set's images.
+
+    Raises DataError for what is no image, and for a test image of the data set, inverted or not.
+    """
+    place = printable(path)
+    try:
+        grey = read_image(str(path))
+    except DataError as error:
+        raise DataError(str(error).replace(str(path), place)) from error
+    if grey.shape == IMAGE_SHAPE[1:]:  # whether or not it will be taken as it is
+        for levels in (grey, 255 - grey):
+            known.refuse_test_image(pixel_hash(levels.round().astype(np.uint8)), place)
+    return bring_into_form(grey, place, known.info.preparation)
 
 
 def read_own_images(folder: Path, known: KnownImages) -> list[OwnImage]:
@@ -137,12 +168,12 @@ def read_own_images(folder: Path, known: KnownImages) -> list[OwnImage]:
             try:
                 if isinstance(label, DataError):
                     raise label
-                image = bring_into_form(str(path), known.info.preparation).image
+                image = read_in_form(path, known).image
                 image_hash = pixel_hash(image)
                 if known.add(image_hash, label, printable(path)):
                     found.append(OwnImage(batch, path, image, label, image_hash))
             except DataError as error:
-                faults.append(str(error).replace(str(path), printable(path)))
+                faults.append(str(error))
     raise_faults(faults)
     return sorted(found, key=lambda own: own.hash)
 

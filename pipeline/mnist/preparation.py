@@ -49,17 +49,16 @@ def read_image(name: str) -> GreyImage:
     return to_grey(open_image(name))
 
 
-def bring_into_form(name: str, preparation: Preparation) -> Prepared:
-    """Return an image file in the form of the data set's images, as it is if it has that form.
+def bring_into_form(grey: GreyImage, name: str, preparation: Preparation) -> Prepared:
+    """Return an image in the form of the data set's images, as it is if it has that form.
 
-    It has it if it is a grey image of 28 × 28 pixels on black. Raises DataError.
+    It has it if it is of 28 × 28 pixels, on black. Raises DataError, which names the file `name`.
     """
-    image = open_image(name)
-    if image.mode == "L" and image.size == (IMAGE_SIZE, IMAGE_SIZE):
-        pixels = np.asarray(image)
+    if grey.shape == (IMAGE_SIZE, IMAGE_SIZE):
+        pixels = grey.round().astype(np.uint8)
         if np.median(surroundings(pixels, preparation)) == 0 and pixels.max() >= MIN_CONTRAST:
             return Prepared(pixels, on_plain_background=True)
-    return prepare(to_grey(image), name, preparation)
+    return prepare(grey, name, preparation)
 
 
 def open_image(name: str) -> Image.Image:

@@ -68,13 +68,17 @@ def locked_outputs(lock: str | bytes) -> list[LockedOutput]:
     ]
 
 
-def configure_dvc(tree: Path, scratch: Path, *, inherit: Path | None = None) -> None:
-    """Write .dvc/config.local of a worktree.
+def configure_dvc(
+    tree: Path, scratch: Path, *, inherit: Path | None = None, is_worktree: bool = True
+) -> None:
+    """Write .dvc/config.local of a temporary workspace.
 
     Args:
-        tree: the worktree
+        tree: the workspace
         scratch: where DVC keeps its notes, and its cache unless it inherits one
         inherit: a checkout whose cache and remotes are used
+        is_worktree: whether it is a worktree of Git's; if not, its data are for the checkout, so
+            that they are linked to the cache as there
     """
     from configobj import ConfigObj
     from dvc.config import Config, _pack_named  # takes longer than most of what needs no remotes
@@ -83,8 +87,8 @@ def configure_dvc(tree: Path, scratch: Path, *, inherit: Path | None = None) -> 
     if inherit:
         values |= Config(str(inherit / ".dvc")).read()  # with absolute paths
         values["cache"].setdefault("dir", str(inherit / ".dvc" / "cache"))
-        # DVC never writes into a link, it replaces it.
-        values["cache"]["type"] = "reflink,hardlink,copy"
+        if is_worktree:  # DVC never writes into a link, it replaces it
+            values["cache"]["type"] = "reflink,hardlink,copy"
     else:
         values["cache"]["dir"] = str(scratch / "cache")
     # Staging, in an index that goes with the worktree, spares DVC's advice to stage.
@@ -93,6 +97,8 @@ def configure_dvc(tree: Path, scratch: Path, *, inherit: Path | None = None) -> 
         "site_cache_dir": str(scratch / "site"),
         "autostage": True,
     }
+    if not is_worktree:
+        values["core"]["no_scm"] = True
     local_file = tree / ".dvc" / "config.local"
     local_file.parent.mkdir(exist_ok=True)
     local_file.unlink(missing_ok=True)

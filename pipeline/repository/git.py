@@ -4,6 +4,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 from pipeline.errors import PipelineError
@@ -53,6 +54,14 @@ def resolve_commit(root: Path, rev: str) -> str:
 def git_common_dir(root: Path) -> Path:
     """Return Git's own folder, which all worktrees of a repository share."""
     return (root / git(root, "rev-parse", "--git-common-dir")).resolve()
+
+
+def has_git(root: Path) -> bool:
+    """Whether the folder is in a Git repository."""
+    try:
+        return bool(git_common_dir(root))
+    except GitError:
+        return False
 
 
 def read_file(root: Path, commit: str, path: str | Path) -> str:
@@ -111,6 +120,23 @@ def make_commit(
         content=message.encode(),
         variables=committer_identity(root) | date,
     )
+
+
+def commit_file(root: Path, path: Path, message: str) -> str:
+    """Commit a new file, and nothing else that is staged or modified; return the commit.
+
+    Raises GitError, and then the index is as it was.
+    """
+    git(root, "add", "--", str(path))
+    try:
+        options = ("--quiet", "--only", "--file", "-")
+        who = committer_identity(root)
+        git(root, "commit", *options, "--", str(path), content=message.encode(), variables=who)
+    except GitError:
+        with suppress(GitError):
+            git(root, "reset", "--quiet", "--", str(path))
+        raise
+    return git(root, "rev-parse", "HEAD")
 
 
 def committer_identity(root: Path) -> dict[str, str]:
