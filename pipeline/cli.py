@@ -78,6 +78,7 @@ def serve_flow(arguments: Namespace) -> None:
             "rev": arguments.rev,
             "branch": arguments.publish,
             "remote": arguments.push,
+            "update": True,
         }
         serve(retrain, parameters, schedule)
 
@@ -87,7 +88,15 @@ def retrain_model(arguments: Namespace) -> None:
     from pipeline.release.retrain import retrain
 
     changes = parse_overrides(arguments.set)
-    run_flow(retrain, arguments.rev, changes, arguments.publish, arguments.push, arguments.skip_ci)
+    run_flow(
+        retrain,
+        arguments.rev,
+        changes,
+        arguments.publish,
+        arguments.push,
+        arguments.skip_ci,
+        arguments.update,
+    )
 
 
 def promote_version(arguments: Namespace) -> None:

@@ -28,12 +28,13 @@ from pipeline.release.champion import (
     reconcile,
 )
 from pipeline.release.gate import Verdict, judge, to_markdown
+from pipeline.release.imports import ImportUpdate
 from pipeline.release.overrides import Changes
 from pipeline.release.receipts import without_receipt
-from pipeline.release.tags import BRANCH
+from pipeline.release.tags import BRANCH, SOURCE_TRAILER
 from pipeline.release.versions import read_model_name
 from pipeline.repository.dvc_files import LOCK, locked_outputs
-from pipeline.repository.git import read_file, resolve_commit
+from pipeline.repository.git import read_file, resolve_commit, resolve_ref
 from pipeline.repository.refs import BranchMovedError, Target
 
 PUBLISH_ATTEMPTS = 5  # while others move the branch
@@ -59,6 +60,7 @@ def retrain(
     branch: str = BRANCH,
     remote: str | None = None,
     skip_ci: bool = True,
+    update: bool = False,
 ) -> State[Any]:
     """Publish what a commit gives, if it passes the gate; leave this folder alone.
 
@@ -68,8 +70,9 @@ def retrain(
         branch: where the champion is, and will be
         remote: of Git, to which branch and tags are pushed
         skip_ci: mark the commit so that no continuous integration runs for it
+        update: take imported data as they are now where they were imported from
     """
-    return run_as_flow(lambda: retrain_commit(rev, changes or {}, branch, remote, skip_ci))
+    return run_as_flow(lambda: retrain_commit(rev, changes or {}, branch, remote, skip_ci, update))
 
 
 def retrain_commit(
@@ -78,6 +81,7 @@ def retrain_commit(
     branch: str,
     remote: str | None,
     skip_ci: bool,
+    update: bool,
 ) -> State[Any]:
     """Make the candidate and publish it if it passes the gate; return the state of the run."""
     root = Path.cwd()
@@ -86,7 +90,8 @@ def retrain_commit(
     check_target(target)
     with publish_lock(target, get_run_logger().info), suppress(BranchMovedError):
         reconcile(target)  # if this fails, it fails before hours of training
-    run, candidate = run_isolated(root, commit, changes)
+    imports = ImportUpdate(root, commit, resolve_ref(root, target.ref)) if update else None
+    run, candidate = run_isolated(root, commit, changes, update=imports)
     if candidate is None:
         return run.state
     return publish_if_accepted(target, candidate, skip_ci)
@@ -139,7 +144,7 @@ def publish_candidate(
     subject = f"Publish {{version}}: {metric}{' [skip ci]' if skip_ci else ''}"
     trailers = [
         *(f"Changed: {name} to {value!r}" for name, value in candidate.changes.items()),
-        f"Retrained-from: {candidate.commit}",
+        f"{SOURCE_TRAILER}: {candidate.commit}",
         f"Flow-run: {runtime.flow_run.name} {runtime.flow_run.id}",
     ]
     body = "\n".join([verdict.reason, "", *trailers])
