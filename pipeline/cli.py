@@ -68,7 +68,7 @@ def run_stages(arguments: Namespace) -> None:
 def serve_flow(arguments: Namespace) -> None:
     from pipeline.orchestration.deployment import parse_schedule, serve
     from pipeline.orchestration.flow import run_graph
-    from pipeline.release.retrain import retrain
+    from pipeline.release.retrain import RetrainOutcome, retrain
 
     schedule = parse_schedule(arguments.cron, arguments.interval, arguments.timezone)
     if arguments.flow == "run":
@@ -80,7 +80,8 @@ def serve_flow(arguments: Namespace) -> None:
             "remote": arguments.push,
             "update": True,
         }
-        serve(retrain, parameters, schedule)
+        outcomes = (RetrainOutcome.PUBLISHED, RetrainOutcome.REJECTED)
+        serve(retrain, parameters, schedule, outcomes)
 
 
 def retrain_model(arguments: Namespace) -> None:
