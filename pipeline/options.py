@@ -112,6 +112,9 @@ def add_retrain_options(parser: Parser) -> None:
         default=True,
         help="tell CI to ignore the published commit (%(default)s)",
     )
+    parser.add_argument(
+        "--update", action="store_true", help="bring imported data up to date first (dvc update)"
+    )
 
 
 def add_promote_options(parser: Parser) -> None:

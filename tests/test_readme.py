@@ -65,6 +65,7 @@ NOT_RUN = {
     "mnist serve": "it serves until Ctrl-C",
     "mnist run": SERVER,
     "mnist retrain --set train.learning_rate=0.002": SERVER,
+    "mnist retrain --update": SERVER,
     "mnist sweep --set train.learning_rate=0.002,0.004 --set train.batch_size=64,128": SERVER,
     "mnist verify": f"{LONG}; the faults run it",
     "mnist promote v1.0.0": VERSIONS,

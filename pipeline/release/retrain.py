@@ -27,14 +27,15 @@ from pipeline.release.champion import (
     reconcile,
 )
 from pipeline.release.gate import judge
+from pipeline.release.imports import ImportUpdate
 from pipeline.release.measurement import evaluate_champion
 from pipeline.release.overrides import Changes
 from pipeline.release.receipts import without_receipt
-from pipeline.release.tags import BRANCH
+from pipeline.release.tags import BRANCH, SOURCE_TRAILER
 from pipeline.release.verdict import Verdict, to_markdown
 from pipeline.release.versions import read_model_name
 from pipeline.repository.dvc_files import LOCK, locked_outputs
-from pipeline.repository.git import read_file, resolve_commit
+from pipeline.repository.git import read_file, resolve_commit, resolve_ref
 from pipeline.repository.refs import BranchMovedError, Target
 
 PUBLISH_ATTEMPTS = 5  # while others move the branch
@@ -60,6 +61,7 @@ def retrain(
     branch: str = BRANCH,
     remote: str | None = None,
     skip_ci: bool = True,
+    update: bool = False,
 ) -> State[Any]:
     """Publish what a commit gives, if it passes the gate; leave this folder alone.
 
@@ -69,8 +71,9 @@ def retrain(
         branch: where the champion is, and will be
         remote: of Git, to which branch and tags are pushed
         skip_ci: mark the commit so that no continuous integration runs for it
+        update: take imported data as they are now where they were imported from
     """
-    return run_as_flow(lambda: retrain_commit(rev, changes or {}, branch, remote, skip_ci))
+    return run_as_flow(lambda: retrain_commit(rev, changes or {}, branch, remote, skip_ci, update))
 
 
 def retrain_commit(
@@ -79,6 +82,7 @@ def retrain_commit(
     branch: str,
     remote: str | None,
     skip_ci: bool,
+    update: bool,
 ) -> State[Any]:
     """Make the candidate and publish it if it passes the gate; return the state of the run."""
     root = Path.cwd()
@@ -87,7 +91,8 @@ def retrain_commit(
     check_target(target)
     with publish_lock(target, get_run_logger().info), suppress(BranchMovedError):
         reconcile(target)  # if this fails, it fails before hours of training
-    run, candidate = run_isolated(root, commit, changes)
+    imports = ImportUpdate(root, commit, resolve_ref(root, target.ref)) if update else None
+    run, candidate = run_isolated(root, commit, changes, update=imports)
     if candidate is None:
         return run.state
     return publish_if_accepted(target, candidate, skip_ci)
@@ -140,7 +145,7 @@ def publish_candidate(
     subject = f"Publish {{version}}: {verdict.metric}{' [skip ci]' if skip_ci else ''}"
     trailers = [
         *(f"Changed: {name} to {value!r}" for name, value in candidate.changes.items()),
-        f"Retrained-from: {candidate.commit}",
+        f"{SOURCE_TRAILER}: {candidate.commit}",
         f"Flow-run: {runtime.flow_run.name} {runtime.flow_run.id}",
     ]
     body = "\n".join([verdict.reason, "", *trailers])
