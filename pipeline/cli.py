@@ -68,7 +68,7 @@ def run_stages(arguments: Namespace) -> None:
 def serve_flow(arguments: Namespace) -> None:
     from pipeline.orchestration.deployment import parse_schedule, serve
     from pipeline.orchestration.flow import run_graph
-    from pipeline.release.retrain import RetrainOutcome, retrain
+    from pipeline.release.retrain import NOTIFIED, retrain
 
     schedule = parse_schedule(arguments.cron, arguments.interval, arguments.timezone)
     if arguments.flow == "run":
@@ -79,9 +79,10 @@ def serve_flow(arguments: Namespace) -> None:
             "branch": arguments.publish,
             "remote": arguments.push,
             "update": True,
+            "approve": arguments.approve,
+            "approve_timeout": arguments.approve_timeout,
         }
-        outcomes = (RetrainOutcome.PUBLISHED, RetrainOutcome.REJECTED)
-        serve(retrain, parameters, schedule, outcomes)
+        serve(retrain, parameters, schedule, NOTIFIED)
 
 
 def retrain_model(arguments: Namespace) -> None:
@@ -97,6 +98,8 @@ def retrain_model(arguments: Namespace) -> None:
         arguments.push,
         arguments.skip_ci,
         arguments.update,
+        arguments.approve,
+        arguments.approve_timeout,
     )
 
 

@@ -139,6 +139,7 @@ def test_dvc_and_prefect_are_imported_where_they_are_driven() -> None:
         "pipeline.repository.dvc_update",
     }
     assert {name for name in importers("prefect") if room_of(name) == "release"} == {
+        "pipeline.release.approval",
         "pipeline.release.candidate",
         "pipeline.release.retrain",
     }
