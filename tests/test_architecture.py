@@ -55,7 +55,7 @@ def name_of(path: Path) -> str:
 
 def room_of(module: str) -> str:
     _, *rooms, leaf = module.split(".")
-    if leaf in ("cli", "__main__") and not rooms:
+    if leaf in ("add", "cli", "__main__") and not rooms:
         return ROOM_OF_CLI
     return rooms[0] if rooms else "root"
 
@@ -134,6 +134,7 @@ def test_dvc_and_prefect_are_imported_where_they_are_driven() -> None:
     assert importers("dvc") == {
         "pipeline.repository.dvc_describe",
         "pipeline.repository.dvc_files",
+        "pipeline.repository.dvc_place",
         "pipeline.repository.dvc_program",
         "pipeline.repository.dvc_rehearse",
         "pipeline.repository.dvc_update",
@@ -146,7 +147,8 @@ def test_dvc_and_prefect_are_imported_where_they_are_driven() -> None:
 
 
 def test_programs_that_run_by_their_path_import_nothing_of_the_package() -> None:
-    for name in ("supervisor", "dvc_program", "dvc_describe", "dvc_rehearse", "dvc_update"):
+    programs = ("dvc_program", "dvc_describe", "dvc_place", "dvc_rehearse", "dvc_update")
+    for name in ("supervisor", *programs):
         imported = [name for _, name in imports_of(PACKAGE / "repository" / f"{name}.py")]
         assert not [name for name in imported if name.startswith("pipeline")]
 

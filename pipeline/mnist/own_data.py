@@ -124,7 +124,7 @@ def list_images(folder: Path, classes: Sequence[str]) -> Iterator[tuple[Path, in
                 kind = "a link to a folder" if path.is_dir() else "no file"
                 yield (
                     path,
-                    DataError(f"{printable(path)} is {kind}; put the files themselves there"),
+                    DataError(f"{printable(path)} is {kind}; only files are read"),
                 )
             elif len(parts) == 2 and parts[0] in labels:
                 yield path, labels[parts[0]]
@@ -144,16 +144,20 @@ def list_images(folder: Path, classes: Sequence[str]) -> Iterator[tuple[Path, in
 def read_in_form(path: Path, known: KnownImages) -> Prepared:
     """Return an image file in the form of the data set's images.
 
-    Raises DataError for what is no image, and for a test image of the data set, inverted or not.
+    It is in that form if its pixels are known, or if their hash is its name. Raises DataError for
+    what is no image, and for a test image of the data set, inverted or not.
     """
     place = printable(path)
     try:
         grey = read_image(str(path))
     except DataError as error:
         raise DataError(str(error).replace(str(path), place)) from error
-    if grey.shape == IMAGE_SHAPE[1:]:  # whether or not it will be taken as it is
-        for levels in (grey, 255 - grey):
-            known.refuse_test_image(pixel_hash(levels.round().astype(np.uint8)), place)
+    if grey.shape == IMAGE_SHAPE[1:]:
+        pixels = grey.round().astype(np.uint8)
+        for image in (pixels, 255 - pixels):
+            known.refuse_test_image(pixel_hash(image), place)
+        if (name := pixel_hash(pixels)) in known.images or name == path.stem:
+            return Prepared(pixels, on_plain_background=True)
     return bring_into_form(grey, place, known.info.preparation)
 
 

@@ -18,14 +18,14 @@ class CmdPlace(CmdBase):  # type: ignore[misc]  # DVC has no types
     """`dvc place SOURCE TARGET`"""
 
     def run(self) -> int:
-        source, target = Path(self.args.source).absolute(), Path(self.args.target).absolute()
-        command = f"dvc place {self.args.source} {self.args.target}"
+        source, target = Path(self.args.source), Path(self.args.target)
+        command, paths = f"dvc place {source} {target}", [str(target.absolute())]
         is_hard = self.config["core"].get("hardlink_lock", False)
-        locked = rwlock(self.repo.tmp_dir, self.repo.fs, command, [], [str(target)], is_hard)
+        locked = rwlock(self.repo.tmp_dir, self.repo.fs, command, [], paths, is_hard)
         with self.repo.lock, locked:
             place(source, target)
             # `dvc checkout` on a branch without the data then removes them, as what it made itself.
-            self.repo.state.save_link(str(target), self.repo.fs)
+            self.repo.state.save_link(paths[0], self.repo.fs)
         return 0
 
 

@@ -73,8 +73,11 @@ class TrackedFolder:
         return command_error(("dvc", *arguments), answer.errors) if answer.code else None
 
     def _place(self, batch: str) -> None:
-        source, target = str(self.scratch / batch), str(self.folder / batch)
-        wait_while_busy(lambda: self._dvc.run("place", source, target), self._say)
+        paths = [
+            str((folder / batch).relative_to(self._dvc.root))
+            for folder in (self.scratch, self.folder)
+        ]
+        wait_while_busy(lambda: self._dvc.run("place", *paths), self._say)
 
 
 @contextmanager
