@@ -20,7 +20,7 @@ from prefect.utilities.urls import url_for
 from pydantic import Field, ValidationError
 
 from pipeline.orchestration.lifecycle import hold_or_skip, release_deployment
-from pipeline.release.gate import Verdict
+from pipeline.release.verdict import Verdict
 from pipeline.repository.processes import current_scope
 
 POLL = 2.0  # seconds between looks for an answer
@@ -81,8 +81,7 @@ class Approval:
             get_run_logger().info("%s", self.answer)
             return None
         within = f"not approved within {timedelta(seconds=self.timeout)}"
-        reason = f"{self.answer or within}; the gate had passed it: {verdict.reason}"
-        return replace(verdict, passed=False, reason=reason)
+        return replace(verdict, refusal=str(self.answer or within))
 
 
 def wait_for_answer(page: str, timeout: float) -> Answer | None:

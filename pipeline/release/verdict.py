@@ -34,10 +34,11 @@ class Verdict:
 
     results: tuple[Result, ...]  # one for each yardstick, that of the data set first
     remark: str = ""  # a sentence about a yardstick that is missing
+    refusal: str = ""  # why a person has not approved what the gate has passed
 
     @property
     def passed(self) -> bool:
-        return all(result.passed for result in self.results)
+        return not self.refusal and all(result.passed for result in self.results)
 
     @property
     def reason(self) -> str:
@@ -46,7 +47,8 @@ class Verdict:
         sentences = [f"On {result.yardstick}, {result.reason}" for result in ordered]
         if len(ordered) == 1:
             sentences = [ordered[0].reason]
-        return ". ".join([*sentences, *[self.remark] * bool(self.remark)])
+        said = ". ".join([*sentences, *[self.remark] * bool(self.remark)])
+        return f"{self.refusal}; the gate had passed it: {said}" if self.refusal else said
 
     @property
     def metric(self) -> str:
