@@ -40,7 +40,7 @@ RUN = {
     "dvc repro": "Stage 'preprocess' didn't change, skipping",
     "dvc repro fetch": "'fetch'",
     "dvc params diff ':/^Train the notebook'": "params.yaml  train.batch_size",
-    "dvc metrics diff ':/^Train the notebook' | grep -v per_class": "metrics.json  accuracy",
+    "dvc metrics diff ':/^Train the notebook' --targets reports/metrics.json | grep -v per_class": "metrics.json  accuracy",
     "dvc exp show --only-changed --drop '.*(per_class|/).*' --md": "| workspace ",
     "git checkout HEAD . && dvc checkout": "",
     f"dvc exp run --queue {SAMPLE} -S train.learning_rate=0.002,0.004": "Queued experiment",
