@@ -526,7 +526,8 @@ def test_a_cancel_ends_the_measuring_and_nothing_is_published(folder: Path, api:
     (folder / "evaluate.py").write_text(insert(EVALUATE, STAY))
     commit_all(folder)
     before = execute(folder, "git", "for-each-ref")
-    settings = ("--set", "train.skill=160", "--set", "preprocess.own=40")
+    # The gate would reject this candidate by what is known without measuring.
+    settings = ("--set", "train.own=3", "--set", "train.skill=160", "--set", "preprocess.own=40")
     process = start_pipeline(folder, api.url, "retrain", *settings)
     wait_until((folder / ".dvc/tmp/staying").exists)
     process.send_signal(signal.SIGINT)
