@@ -66,6 +66,9 @@ NOT_RUN = {
     "mnist run": SERVER,
     "mnist retrain --set train.learning_rate=0.002": SERVER,
     "mnist retrain --update": SERVER,
+    "mnist retrain --approve": SERVER,
+    'curl --json \'{"run_input": {"approve": true, "name": "Ann"}}\''
+    " http://127.0.0.1:4200/api/flow_runs/6de66b7c-2c70-4c43-b2ca-5eaa80c249de/resume": SERVER,
     "mnist sweep --set train.learning_rate=0.002,0.004 --set train.batch_size=64,128": SERVER,
     "mnist verify": f"{LONG}; the faults run it",
     "mnist promote v1.0.0": VERSIONS,
