@@ -60,7 +60,7 @@ class Repository:
     """A clone that is served on a schedule, by a Prefect server of its own."""
 
     def __init__(self, folder: Path, source: Path, changes: Mapping[str, Any]) -> None:
-        self.folder, self.scratch = folder / "clone", folder
+        self.folder, self.scratch, self.pictures = folder / "clone", folder, folder / "pictures"
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.url = f"http://127.0.0.1:{probe.getsockname()[1]}/api"
@@ -96,20 +96,22 @@ class Repository:
             raise RuntimeError(f"{' '.join(command)}: {result.stdout}{result.stderr}")
         return result.stdout.strip()
 
-    def add(self, night: Night, indices: list[int]) -> None:
-        """Add a night's images as a commit."""
-        pictures = self.scratch / "pictures"
-        shutil.rmtree(pictures, ignore_errors=True)
+    def draw(self, night: Night, indices: list[int]) -> None:
+        """Write a night's images outside of the clone."""
+        shutil.rmtree(self.pictures, ignore_errors=True)
         if night.fault == "mislabelled":
-            write_pictures(pictures, indices, mislabel)
+            write_pictures(self.pictures, indices, mislabel)
         else:
-            write_pictures(pictures, indices)
+            write_pictures(self.pictures, indices)
+
+    def add(self, night: Night) -> None:
+        """Add the images as a commit."""
         if night.fault != "unreadable":
-            self.mnist("add", str(pictures), "--commit")
+            self.mnist("add", str(self.pictures), "--commit")
             return
         # `mnist add` would refuse it, so somebody goes around it.
         batch = OWN / "unreadable"
-        shutil.copytree(pictures, self.folder / batch)
+        shutil.copytree(self.pictures, self.folder / batch)
         (self.folder / batch / "0" / "broken.png").write_bytes(b"\x89PNG, but no more")
         self.dvc("add", "--quiet", str(batch))
         self.git("add", f"{batch}.dvc")
@@ -121,13 +123,13 @@ class Repository:
         self.git("revert", "--no-edit", "HEAD")
         shutil.rmtree(self.folder / batch)
 
-    def accuracy_on(self, pictures: Path) -> float:
-        """Return the champion's accuracy on images in folders of their classes."""
+    def champion_accuracy(self) -> float:
+        """Return the champion's accuracy on the night's images."""
         folder = self.scratch / "champion"
         shutil.rmtree(folder, ignore_errors=True)
         (folder / MODEL.parent).mkdir(parents=True)
         self.dvc("get", ".", str(MODEL), "--rev", "champion", "--out", str(folder / MODEL))
-        files = sorted(map(str, pictures.rglob("*.png")))
+        files = sorted(map(str, self.pictures.rglob("*.png")))
         (folder / "pipeline").symlink_to(self.folder / "pipeline")
         predictions = json.loads(self.mnist("predict", "--json", *files, folder=folder))
         right = [Path(row["file"]).parent.name == row["prediction"] for row in predictions]
@@ -227,9 +229,10 @@ def live_through(repository: Repository, number: int, night: Night, indices: lis
     """Add a night's images, and wait for the run that finds them."""
     champion_on_new = None
     if indices:
-        repository.add(night, indices)
+        repository.draw(night, indices)
         if night.fault != "unreadable":
-            champion_on_new = repository.accuracy_on(repository.scratch / "pictures")
+            champion_on_new = repository.champion_accuracy()
+        repository.add(night)
     run = wait_for_run(repository.url, began_after=datetime.now(UTC))
     if night.fault:
         repository.take_back()

@@ -68,7 +68,7 @@ def run_stages(arguments: Namespace) -> None:
 def serve_flow(arguments: Namespace) -> None:
     from pipeline.orchestration.deployment import parse_schedule, serve
     from pipeline.orchestration.flow import run_graph
-    from pipeline.release.retrain import retrain
+    from pipeline.release.retrain import NOTIFIED, retrain
 
     schedule = parse_schedule(arguments.cron, arguments.interval, arguments.timezone)
     if arguments.flow == "run":
@@ -78,8 +78,11 @@ def serve_flow(arguments: Namespace) -> None:
             "rev": arguments.rev,
             "branch": arguments.publish,
             "remote": arguments.push,
+            "update": True,
+            "approve": arguments.approve,
+            "approve_timeout": arguments.approve_timeout,
         }
-        serve(retrain, parameters, schedule)
+        serve(retrain, parameters, schedule, NOTIFIED)
 
 
 def retrain_model(arguments: Namespace) -> None:
@@ -87,7 +90,17 @@ def retrain_model(arguments: Namespace) -> None:
     from pipeline.release.retrain import retrain
 
     changes = parse_overrides(arguments.set)
-    run_flow(retrain, arguments.rev, changes, arguments.publish, arguments.push, arguments.skip_ci)
+    run_flow(
+        retrain,
+        arguments.rev,
+        changes,
+        arguments.publish,
+        arguments.push,
+        arguments.skip_ci,
+        arguments.update,
+        arguments.approve,
+        arguments.approve_timeout,
+    )
 
 
 def add_images(arguments: Namespace) -> None:

@@ -94,6 +94,7 @@ def add_serve_options(parser: Parser) -> None:
     parser.add_argument(
         "--timezone", default="UTC", metavar="ZONE", help="of the schedule (%(default)s)"
     )
+    add_approve_options(parser)
 
 
 def add_retrain_options(parser: Parser) -> None:
@@ -112,6 +113,10 @@ def add_retrain_options(parser: Parser) -> None:
         default=True,
         help="tell CI to ignore the published commit (%(default)s)",
     )
+    parser.add_argument(
+        "--update", action="store_true", help="bring imported data up to date first (dvc update)"
+    )
+    add_approve_options(parser)
 
 
 def add_promote_options(parser: Parser) -> None:
@@ -186,6 +191,21 @@ def add_sweep_options(parser: Parser) -> None:
 def add_verify_options(parser: Parser) -> None:
     add_rev_option(parser, "the commit to verify")
     add_json_option(parser, "verdict, conclusion, stages, outputs and environments")
+
+
+def add_approve_options(parser: Parser) -> None:
+    parser.add_argument(
+        "--approve",
+        action="store_true",
+        help="publish only what a person approves on Prefect's page",
+    )
+    parser.add_argument(
+        "--approve-timeout",
+        type=seconds,
+        default=86400,
+        metavar="N",
+        help="how long to wait for that person (%(default)s)",
+    )
 
 
 def add_json_option(parser: Parser, content: str) -> None:

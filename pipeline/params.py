@@ -1,7 +1,7 @@
 """Read params.yaml: a stage gets its own section, checked against its model."""
 
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic_core import ErrorDetails
@@ -88,7 +88,8 @@ def describe_fault(fault: ErrorDetails, section: str, model: type[BaseModel]) ->
     if fault["type"] == "extra_forbidden":
         inner: Any = model
         for part in fault["loc"][:-1]:  # of a section within the section
-            inner = inner.model_fields[part].annotation
+            annotation = inner.model_fields[part].annotation
+            inner = next(iter(get_args(annotation)), annotation)  # of one that may be missing
         place = name.rpartition(".")[0]
         return f"{name} is not a parameter; {place} has {', '.join(inner.model_fields)}"
     rule = fault["msg"].replace("Input should be", "must be")

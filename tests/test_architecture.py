@@ -137,15 +137,18 @@ def test_dvc_and_prefect_are_imported_where_they_are_driven() -> None:
         "pipeline.repository.dvc_place",
         "pipeline.repository.dvc_program",
         "pipeline.repository.dvc_rehearse",
+        "pipeline.repository.dvc_update",
     }
     assert {name for name in importers("prefect") if room_of(name) == "release"} == {
+        "pipeline.release.approval",
         "pipeline.release.candidate",
         "pipeline.release.retrain",
     }
 
 
 def test_programs_that_run_by_their_path_import_nothing_of_the_package() -> None:
-    for name in ("supervisor", "dvc_program", "dvc_describe", "dvc_place", "dvc_rehearse"):
+    programs = ("dvc_program", "dvc_describe", "dvc_place", "dvc_rehearse", "dvc_update")
+    for name in ("supervisor", *programs):
         imported = [name for _, name in imports_of(PACKAGE / "repository" / f"{name}.py")]
         assert not [name for name in imported if name.startswith("pipeline")]
 

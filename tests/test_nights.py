@@ -38,7 +38,7 @@ def assert_the_history_is_whole(repository: Repository, rows: list[Row]) -> None
 def test_new_images_are_published_mislabelled_ones_rejected_and_a_broken_one_fails(
     repository: Path,
 ) -> None:
-    rows = run(repository, SHORT, interval=5, changes=GATE, check=assert_the_history_is_whole)
+    rows = run(repository, SHORT, interval=20, changes=GATE, check=assert_the_history_is_whole)
     assert_only_good_images_are_published(rows)
 
 

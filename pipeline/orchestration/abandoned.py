@@ -97,8 +97,9 @@ def end_run(client: SyncPrefectClient, run: FlowRun) -> None:
 
 
 def cancel_overdue_runs(client: SyncPrefectClient, run: FlowRun) -> None:
-    """Cancel the scheduled runs of the run's deployment that are due by now: it does their work.
+    """Cancel the runs of the run's deployment that are due by now: it does their work.
 
+    They are those that a schedule or an automation made; what a person started is left.
     Among them are those that a worker was about to start when it was killed, which stay Pending.
     """
     if not run.deployment_id:
@@ -112,9 +113,15 @@ def cancel_overdue_runs(client: SyncPrefectClient, run: FlowRun) -> None:
     )
     oldest_first = FlowRunSort.EXPECTED_START_TIME_ASC
     for missed in client.read_flow_runs(flow_run_filter=overdue, sort=oldest_first, limit=200):
-        if missed.auto_scheduled and missed.id != run.id and not is_about_to_start(missed):
+        if is_automatic(missed) and missed.id != run.id and not is_about_to_start(missed):
             message = f"missed; done by {run.name}"
             client.set_flow_run_state(missed.id, Cancelled(message=message))
+
+
+def is_automatic(run: FlowRun) -> bool:
+    """Whether a schedule or an automation made the run, and no person."""
+    made_by = run.created_by.type if run.created_by else None
+    return run.auto_scheduled or made_by == "AUTOMATION"
 
 
 def is_about_to_start(run: FlowRun) -> bool:

@@ -5,7 +5,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
-from contextvars import copy_context
+from contextvars import ContextVar, copy_context
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -184,10 +184,31 @@ def deployment_lock(root: Path, run: FlowRun) -> Iterator[None]:
         yield
         return
     lock = root / ".dvc" / "tmp" / f"deployment-{run.deployment_id}.lock"
+    with ExitStack() as held:
+        held.enter_context(hold_or_skip(lock, "is at work on this deployment"))
+        token = _deployment.set(held)
+        try:
+            yield
+        finally:
+            _deployment.reset(token)
+
+
+_deployment: ContextVar[ExitStack | None] = ContextVar("deployment", default=None)
+
+
+def release_deployment() -> None:
+    """Let other runs of this run's deployment begin, while it goes on."""
+    if held := _deployment.get():
+        held.close()
+
+
+@contextmanager
+def hold_or_skip(lock: Path, work: str) -> Iterator[None]:
+    """Hold a lock; raise SkippedRunError if another run does, which says what its `work` is."""
     try:
         held = take_lock(lock)
     except BusyError as error:
-        raise SkippedRunError(f"{error} is at work on this deployment") from error
+        raise SkippedRunError(f"{error} {work}") from error
     with held:
         note_holder(lock)
         yield

@@ -20,7 +20,8 @@ from pipeline.orchestration.artifacts import publish_plan
 from pipeline.orchestration.flow import run_tasks, summarize_states
 from pipeline.orchestration.lifecycle import RunContext
 from pipeline.paths import HISTORY, METRICS, PREDICTIONS
-from pipeline.release.gate import Evaluation, GateParams, read_gate
+from pipeline.release.gate import GateParams, read_gate
+from pipeline.release.imports import ImportUpdate
 from pipeline.release.overrides import (
     PARAMS_FILE,
     Changes,
@@ -30,6 +31,7 @@ from pipeline.release.overrides import (
 )
 from pipeline.release.shared_runs import fetch_runs, push_runs
 from pipeline.release.versions import read_metrics
+from pipeline.release.yardsticks import Evaluation
 from pipeline.repository.dvc_files import (
     LOCK,
     configure_dvc,
@@ -80,9 +82,11 @@ def run_isolated(
     commit: str,
     changes: Changes,
     stages: list[str] | None = None,
+    update: ImportUpdate | None = None,
 ) -> tuple[GraphRun, Candidate | None]:
     """Bring `stages` (all by default) of a commit up to date, with what they need; in a flow run.
 
+    With `update`, imported data are brought up to date first.
     There is no candidate unless every stage is up to date.
     Raises ParamsError before a stage runs if a parameter is not what its stage allows.
     """
@@ -94,8 +98,8 @@ def run_isolated(
         gate = read_gate(read_yaml(tree / PARAMS_FILE))
         warn = get_run_logger().warning
         has_shared = has_remote(root)
-        fetch = partial(fetch_runs, root, commit, changes, log=warn) if has_shared else None
-        run = run_stages(tree, stages, fetch)
+        fetch = partial(fetch_runs, root, commit, log=warn) if has_shared else None
+        run = run_stages(tree, stages, fetch, update)
         is_completed = run.state.is_completed()
         candidate = collect_candidate(tree, commit, changes, gate) if is_completed else None
         if has_shared and run.has_made_something and not current_scope().is_cancelled:
@@ -106,14 +110,17 @@ def run_isolated(
 def run_stages(
     tree: Path,
     stages: list[str] | None,
-    fetch: Callable[[Graph], None] | None,
+    fetch: Callable[[Mapping[str, bytes], Graph], None] | None,
+    update: ImportUpdate | None,
 ) -> GraphRun:
     """Plan and run the stages of a worktree; before one has to run, `fetch` what others made."""
     with DvcWorkerPool(tree) as pool:
         with pool.worker() as dvc:
+            if update:
+                update(dvc, get_run_logger().info, get_run_logger().warning)
             graph, planned = plan_stages(dvc, stages)
             if fetch and any(stage.action not in AT_HAND for stage in planned):
-                fetch(graph)
+                fetch(read_changed_files(tree), graph)
                 graph, planned = plan_stages(dvc, stages)
         publish_plan(planned)
         states = run_tasks(RunContext(tree, pool, "wait", 0), graph, planned, force=False)

@@ -40,8 +40,6 @@ from contextlib import contextmanager
 from filelock import FileLock, Timeout
 
 from pipeline.errors import PipelineError
-from pipeline.paths import METRICS, PREDICTIONS
-from pipeline.release.gate import Evaluation
 from pipeline.release.tags import (
     BRANCH,
     annotated_tags,
@@ -51,16 +49,9 @@ from pipeline.release.tags import (
     next_version,
     renew,
 )
-from pipeline.release.versions import read_metrics
 from pipeline.repository.dvc_files import configure_dvc, has_remote
 from pipeline.repository.dvc_worker import DvcWorker
-from pipeline.repository.git import (
-    GitError,
-    git,
-    git_common_dir,
-    is_ancestor,
-    read_file,
-)
+from pipeline.repository.git import GitError, git, git_common_dir, is_ancestor
 from pipeline.repository.processes import RunCancelledError, current_scope
 from pipeline.repository.refs import (
     RefUpdate,
@@ -150,24 +141,6 @@ def later_commit(target: Target, here: str | None, there: str | None) -> str | N
         f"{target.branch} here and on {target.remote} have each what the other has not;"
         f" set one to the other with git branch --force {target.branch} COMMIT or git push"
     )
-
-
-def read_evaluation(target: Target, tip: str) -> Evaluation:
-    """Return what the champion at `tip` did on the test images."""
-    return Evaluation(
-        read_metrics(read_file(target.root, tip, METRICS)), read_predictions(target, tip)
-    )
-
-
-def read_predictions(target: Target, tip: str) -> bytes:
-    """Return the champion's predictions from DVC's cache or its remote; empty if both lack them."""
-    with worktree(target.root, tip, "champion") as (tree, scratch):
-        configure_dvc(tree, scratch, inherit=target.root)
-        with DvcWorker(tree) as dvc:
-            for command in ("checkout", "pull"):
-                if dvc.request(command, "--quiet", str(PREDICTIONS)).code == 0:
-                    break
-        return (tree / PREDICTIONS).read_bytes() if (tree / PREDICTIONS).is_file() else b""
 
 
 def publish(

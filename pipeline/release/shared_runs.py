@@ -5,13 +5,13 @@ and either is one line in the log.
 """
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from ruamel.yaml import YAML
 
-from pipeline.release.overrides import PARAMS_FILE, Changes, apply_overrides, link_data_source
+from pipeline.release.overrides import link_data_source
 from pipeline.repository.dvc_files import DVC_FILE, configure_dvc, read_yaml
 from pipeline.repository.dvc_output import command_error
 from pipeline.repository.dvc_worker import FAILING, DvcWorker
@@ -21,15 +21,25 @@ from pipeline.repository.worktree import worktree
 Log = Callable[[str], object]
 
 
-def fetch_runs(root: Path, commit: str, changes: Changes, stages: Iterable[str], log: Log) -> None:
+def fetch_runs(
+    root: Path,
+    commit: str,
+    files: Mapping[str, bytes],
+    stages: Iterable[str],
+    log: Log,
+) -> None:
     """Fetch what the stages of a commit lack here, and what others have made of them.
+
+    `files` are those that differ from the commit: parameters that are set, imports that are newer.
 
     DVC fetches what it needs and no more while it reproduces. So it reproduces in a worktree of its
     own, with a shell that fails instead of running anything.
     """
     with worktree(root, commit, "fetch") as (tree, scratch):
         configure_dvc(tree, scratch, inherit=root)
-        apply_overrides(tree / PARAMS_FILE, changes)
+        for name, content in files.items():
+            (tree / name).parent.mkdir(parents=True, exist_ok=True)
+            (tree / name).write_bytes(content)
         link_data_source(root, tree)
         with DvcWorker(tree) as dvc:
             options = ("--pull", "--keep-going")

@@ -19,6 +19,7 @@ PRODUCTION = "prod"  # the stage of that branch
 # Of a commit's message: the version that it makes the champion, and where it was published
 TRAILER = "Model-version"
 BRANCH_TRAILER = "Model-branch"
+SOURCE_TRAILER = "Retrained-from"  # the commit that it was made from
 
 
 class Assignments(NamedTuple):

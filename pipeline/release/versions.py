@@ -1,8 +1,10 @@
 """The versions of the model: a list for people, and one for programs."""
 
 import json
+import re
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from pipeline.errors import PipelineError
 from pipeline.params import parse_yaml
@@ -24,18 +26,34 @@ class Version:
     branch: str = ""  # where it was published, if its commit says so
 
 
-def read_model_name(root: Path, commit: str) -> str:
-    """Return the name of the model that dvc.yaml declares; raise PipelineError unless it is one."""
+class Model(NamedTuple):
+    """The model that dvc.yaml declares."""
+
+    name: str
+    path: Path
+
+
+def read_model(root: Path, commit: str) -> Model:
+    """Return the model that dvc.yaml declares; raise PipelineError unless it is one."""
     content = parse_yaml(read_file(root, commit, DVC_FILE), str(DVC_FILE)) or {}
     declared = content.get("artifacts") or {}
-    models = [name for name, artifact in declared.items() if artifact.get("type") == "model"]
+    models = [
+        Model(name, Path(artifact["path"]))
+        for name, artifact in declared.items()
+        if artifact.get("type") == "model"
+    ]
     if len(models) != 1:
-        found = ", ".join(models) or "none"
+        found = ", ".join(model.name for model in models) or "none"
         raise PipelineError(
             "dvc.yaml: artifacts must hold one entry of type model, the one to publish; found"
             f" {found}"
         )
-    return str(models[0])
+    return models[0]
+
+
+def read_model_name(root: Path, commit: str) -> str:
+    """Return its name; raise PipelineError unless there is one such model."""
+    return read_model(root, commit).name
 
 
 def read_metrics(content: str | bytes) -> dict[str, float]:
@@ -68,11 +86,12 @@ def list_versions(root: Path, artifact: str) -> list[Version]:
 
 
 def describe(versions: list[Version]) -> str:
-    """A table of the versions, with the metrics that are not of a single class."""
+    """A table of the versions, with the metrics that are no count and not of a single class."""
     if not versions:
         return "no versions yet"
+    hidden = re.compile(r"(^|\.)(per_class|images)(\.|$)")
     metrics = dict.fromkeys(
-        name for version in versions for name in version.metrics if "." not in name
+        name for version in versions for name in version.metrics if not hidden.search(name)
     )
     rows = [["version", "stage", "branch", "commit", "created", *metrics]]
     for version in versions:

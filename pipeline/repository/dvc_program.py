@@ -8,7 +8,7 @@ A request is a line of JSON on standard input:
 The answer is what DVC, and the stage it runs, print; then the token and a line of JSON with `code`
 and `errors`. DVC takes longer to start than to answer, so one process answers many requests.
 
-The commands of dvc_describe.py, dvc_rehearse.py and dvc_place.py are added to DVC's.
+The commands of dvc_describe.py, dvc_rehearse.py, dvc_place.py and dvc_update.py are added to DVC's.
 
 dvc_worker.py starts it by its path; it imports nothing of the package.
 """
@@ -24,7 +24,7 @@ from typing import Any
 
 from dvc.cli import main, parser
 
-COMMANDS = ("dvc_describe.py", "dvc_rehearse.py", "dvc_place.py")
+COMMANDS = ("dvc_describe.py", "dvc_rehearse.py", "dvc_place.py", "dvc_update.py")
 INTERRUPTED = 252  # DVC's exit code after Ctrl-C
 
 

@@ -18,7 +18,6 @@ from pipeline.release.champion import (
     promote,
     publish,
     publish_lock,
-    read_evaluation,
     reconcile,
 )
 from pipeline.release.tags import champion_version, stage_of
@@ -462,17 +461,6 @@ def test_locks_of_a_dead_git_are_removed_and_others_are_not(
     (here / "refs/heads/champion.lock").write_text("2" * 40)
     with pytest.raises(GitError, match="cannot lock ref"):
         publish_now(Target(folder, "toy", "champion", None), notes_md="three")
-
-
-def test_the_champion_is_read_from_its_commit(shared: Target, folder: Path, tmp_path: Path) -> None:
-    publish_now(shared)
-    tip = reconcile(shared)
-    assert tip
-    for damage in ([], [".dvc/cache"], [".dvc/cache", "../storage"]):
-        execute(folder, "rm", "-rf", *damage)
-        result = read_evaluation(shared, tip)
-        assert result.metrics == {"accuracy": 0.75}
-        assert (result.predictions == b"") == ("../storage" in damage)
 
 
 def test_without_a_name_in_gits_settings_the_pipeline_commits_as_itself(

@@ -1,24 +1,19 @@
-"""The gate's verdicts, and McNemar's test against its definition."""
+"""The gate's verdicts on one yardstick and on two."""
 
-from math import comb
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from helpers import ROOT
 
 from pipeline.errors import DataError, ParamsError
-from pipeline.release.gate import (
-    Comparison,
-    Evaluation,
-    GateParams,
-    compare,
-    judge,
-    read_gate,
-    to_markdown,
-)
+from pipeline.release.gate import GateParams, OwnGateParams, judge, read_gate
+from pipeline.release.verdict import Verdict, to_markdown
+from pipeline.release.yardsticks import Champion, Evaluation
 from pipeline.repository.dvc_files import read_yaml
 
 GATE = GateParams(metric="accuracy", minimum=0.5, largest_drop=0.1, significance=0.05)
+GATE_OF_BOTH = GATE.model_copy(update={"own": OwnGateParams(minimum=0.6, largest_drop=0.2)})
 
 
 def predictions(hits: str, digit: int = 7) -> bytes:
@@ -34,29 +29,18 @@ def evaluation(hits: str) -> Evaluation:
     return Evaluation({"accuracy": hits.count("1") / len(hits)}, predictions(hits))
 
 
-def exact_p(gained: int, lost: int) -> float:
-    """Return twice the smaller tail of that many tosses of a fair coin."""
-    n = gained + lost
-    tail: int = sum(comb(n, k) for k in range(min(gained, lost) + 1))
-    return min(1.0, 2 * tail / float(2**n))
-
-
-@pytest.mark.parametrize(("gained", "lost"), [(0, 1), (1, 5), (3, 3), (10, 2), (40, 21)])
-def test_mcnemars_test_is_the_exact_one(gained: int, lost: int) -> None:
-    candidate = "1" * gained + "0" * lost + "1100"
-    champion = "0" * gained + "1" * lost + "1100"
-    found = compare(predictions(candidate), predictions(champion))
-    assert found
-    assert (found.gained, found.lost) == (gained, lost)
-    assert found.p == pytest.approx(exact_p(gained, lost))
-
-
-def test_only_predictions_of_the_same_images_are_compared() -> None:
-    assert compare(predictions("1010"), predictions("1010")) == Comparison(0, 0, 1.0)
-    assert compare(predictions("1010"), predictions("10101")) is None
-    assert compare(predictions("1010"), predictions("1010", digit=3)) is None
-    assert compare(predictions("1010"), b"") is None
-    assert compare(b"", b"") is None
+def with_own(hits: str, own: str) -> Evaluation:
+    """Return what a model does on as many images of each kind, right where there is a 1."""
+    rows = [
+        f"{source},{index:032x},7,{7 if hit == '1' else 6},0.9"
+        for source, of_source in (("MNIST", hits), ("own", own))
+        for index, hit in enumerate(of_source)
+    ]
+    metrics = {"accuracy": hits.count("1") / len(hits)}
+    if own:
+        metrics |= {"own.accuracy": own.count("1") / len(own), "own.images": len(own)}
+    header = "source,image,label,prediction,confidence"
+    return Evaluation(metrics, "\n".join([header, *rows, ""]).encode())
 
 
 @pytest.mark.parametrize(
@@ -99,7 +83,9 @@ def test_only_predictions_of_the_same_images_are_compared() -> None:
     ],
 )
 def test_verdicts(candidate: str, champion: str | None, passed: bool, reason: str) -> None:
-    verdict = judge(GATE, evaluation(candidate), evaluation(champion) if champion else None)
+    verdict = judge(
+        GATE, evaluation(candidate), Champion(evaluation(champion)) if champion else None
+    )
     assert verdict.passed == passed
     assert reason in verdict.reason
     assert verdict.reason in to_markdown(verdict, "Published")
@@ -107,14 +93,188 @@ def test_verdicts(candidate: str, champion: str | None, passed: bool, reason: st
 
 def test_a_negative_drop_asks_for_a_gain() -> None:
     gate = GATE.model_copy(update={"largest_drop": -0.2})
-    assert not judge(gate, evaluation("1100"), evaluation("1100")).passed
-    assert judge(gate, evaluation("1111"), evaluation("1100")).passed
+    champion = Champion(evaluation("1100"))
+    assert not judge(gate, evaluation("1100"), champion).passed
+    assert judge(gate, evaluation("1111"), champion).passed
 
 
 def test_a_champion_without_the_metric_is_not_compared_by_it() -> None:
-    assert judge(GATE, evaluation("1110"), Evaluation({}, b"")).passed
+    assert judge(GATE, evaluation("1110"), Champion(Evaluation({}, b""))).passed
     with pytest.raises(DataError, match="the candidate's metrics have no accuracy"):
         judge(GATE, Evaluation({}, b""), None)
+
+
+ALIKE = "accuracy 90.00% against the champion's 90.00%, no difference beyond noise: 0 images"
+NOISE = "no difference beyond noise"
+GOOD = "1" * 9 + "0"  # on the data set
+
+
+def judge_both(own: str, stored: str, measured: str = "", failure: str = "") -> Verdict:
+    """Judge a candidate by own images; on the data set it is as good as the champion."""
+    again = with_own(GOOD, measured) if measured else None
+    champion = Champion(with_own(GOOD, stored), again, failure)
+    return judge(GATE_OF_BOTH, with_own(GOOD, own), champion)
+
+
+@pytest.mark.parametrize(
+    ("own", "stored", "measured", "failure", "passed", "reason"),
+    [
+        (
+            "1110",
+            "1101",
+            "",
+            "",
+            True,
+            f"accuracy 75.00% against the champion's 75.00%, {NOISE}: 1 images gained and 1 lost,"
+            " McNemar's p = 1",
+        ),
+        (
+            "1111110",
+            "1101",
+            "1101000",
+            "",
+            True,
+            f"accuracy 85.71% against the champion's 42.86%, {NOISE}: 3 images gained and 0 lost,"
+            " McNemar's p = 0.25; of 3 new images the champion read 0 (0.0%), the candidate 2"
+            " (66.7%)",
+        ),
+        (
+            "1110",
+            "",
+            "1010",
+            "",
+            True,
+            f"accuracy 75.00% against the champion's 50.00%, {NOISE}: 1 images gained and 0 lost,"
+            " McNemar's p = 1; of 4 new images the champion read 2 (50.0%), the candidate 3"
+            " (75.0%)",
+        ),
+        (
+            "1111110",
+            "1101",
+            "",
+            "its model is lost",
+            True,
+            "accuracy 85.71%, on the 4 of 7 images that both were measured on 100.00% against the"
+            f" champion's 75.00%, {NOISE}: 1 images gained and 0 lost, McNemar's p = 1; the"
+            " champion could not be measured on the others: its model is lost; of 3 new images the"
+            " candidate read 2 (66.7%)",
+        ),
+        (
+            "1011111",
+            "1111",
+            "",
+            "its model is lost",
+            False,
+            "accuracy 85.71%, on the 4 of 7 images that both were measured on 75.00% against the"
+            " champion's 100.00%: the drop of 25.00% is more than the 20.00% allowed; the champion"
+            " could not be measured on the others: its model is lost; of 3 new images the"
+            " candidate read 3 (100.0%)",
+        ),
+        (
+            "1110",
+            "",
+            "",
+            "its model is lost",
+            True,
+            "accuracy 75.00%, and the champion has no accuracy: its model is lost; of 4 new images"
+            " the candidate read 3 (75.0%)",
+        ),
+        ("0001", "0001", "", "", False, "accuracy 25.00% is below the minimum of 60.00%"),
+        (
+            "0" * 8 + "1" * 92,
+            "1" * 100,
+            "",
+            "",
+            False,
+            "worse than the champion by more than noise: 0 images gained and 8 lost,"
+            " McNemar's p = 0.00781",
+        ),
+        # batches were removed: the champion's own predictions are of all that is left
+        (
+            "1110",
+            "11011111",
+            "",
+            "",
+            True,
+            f"accuracy 75.00% against the champion's 75.00%, {NOISE}",
+        ),
+    ],
+)
+def test_own_images_are_a_yardstick_of_their_own(
+    own: str, stored: str, measured: str, failure: str, passed: bool, reason: str
+) -> None:
+    verdict = judge_both(own, stored, measured, failure)
+    data_set, of_own = verdict.results
+    assert of_own.reason.startswith(reason)
+    assert (verdict.passed, of_own.passed, data_set.passed) == (passed, passed, True)
+    assert data_set.reason.startswith(ALIKE)
+    sentences = [f"On MNIST, {data_set.reason}", f"On own images, {of_own.reason}"]
+    assert verdict.reason == ". ".join(sentences if passed else reversed(sentences))
+    page = to_markdown(verdict, "Published")
+    assert f"\n\n{verdict.reason}\n\n| | MNIST | own images |\n|---|---|---|\n" in page
+    assert "| minimum | 50.00% | 60.00% |\n| largest drop allowed | 10.00% | 20.00% |\n" in page
+
+
+def test_a_candidate_must_pass_on_the_data_set_too() -> None:
+    champion = Champion(with_own("1" * 10, "1110"))
+    verdict = judge(GATE_OF_BOTH, with_own("1" * 7 + "000", "1111"), champion)
+    assert [result.passed for result in verdict.results] == [False, True]
+    assert not verdict.passed
+    assert verdict.metric == "accuracy 70.00%, own images 100.00%"
+    assert verdict.reason.startswith(
+        "On MNIST, accuracy 70.00% against the champion's 100.00%: the d"
+    )
+
+
+def test_without_a_champion_the_minimum_of_each_counts() -> None:
+    verdict = judge(GATE_OF_BOTH, with_own(GOOD, "1110"), None)
+    assert verdict.reason == (
+        "On MNIST, accuracy 90.00%, and no champion yet. On own images, accuracy 75.00%, and no"
+        " champion yet"
+    )
+    assert not judge(GATE_OF_BOTH, with_own(GOOD, "1000"), None).passed
+
+
+def test_the_page_shows_what_each_model_makes_of_the_new_images() -> None:
+    page = to_markdown(judge_both("1111110", "1101", "1101000"), "Published")
+    assert page.endswith(
+        "| new images |  | 3 |\n"
+        "| new images that the candidate reads right |  | 2 |\n"
+        "| new images that the champion reads right |  | 0 |\n"
+    )
+    page = to_markdown(judge_both("1111110", "1101", failure="its model is lost"), "Published")
+    assert "| images that both were measured on |  | 4 |\n" in page
+    assert "| accuracy on these, the champion's |  | 75.00% |\n" in page
+    assert page.endswith("| new images that the champion reads right |  | not known |\n")
+
+
+def test_without_own_images_nothing_is_said_of_them_unless_the_champion_had_some() -> None:
+    alone, champion = with_own(GOOD, ""), with_own(GOOD, "1110")
+    assert judge(GATE_OF_BOTH, alone, Champion(alone)) == judge(GATE, alone, Champion(alone))
+    verdict = judge(GATE_OF_BOTH, alone, Champion(champion))
+    assert len(verdict.results) == 1
+    assert verdict.reason.startswith(ALIKE)
+    assert verdict.reason.endswith(". No own images are held out; the champion was measured on 4")
+
+
+def test_own_images_ask_for_a_section_of_the_gate() -> None:
+    with pytest.raises(ParamsError) as raised:
+        judge(GATE, with_own(GOOD, "1"), None)
+    assert str(raised.value).startswith("params.yaml: gate.own is missing, and own images are held")
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("metric", ["f1", "precision", "recall"])
+def test_other_metrics_count_on_own_images_too(metric: str) -> None:
+    gate = GATE_OF_BOTH.model_copy(update={"metric": metric})
+    candidate, champion = with_own(GOOD, "1111111"), with_own(GOOD, "1111")
+    with pytest.raises(DataError, match=f"the candidate's metrics have no own.{metric}; let"):
+        judge(gate, replace(candidate, metrics={metric: 0.9, "own.accuracy": 1}), None)
+    metrics = {metric: 0.9, f"own.{metric}": 0.95}
+    candidate, champion = (replace(each, metrics=metrics) for each in (candidate, champion))
+    verdict = judge(gate, candidate, Champion(champion, failure="its model is lost"))
+    assert verdict.reason.startswith(f"On MNIST, {metric} 90.00% against the champion's 90.00%")
+    assert f"On own images, {metric} 95.00%, on the 4 of 7 images that both were" in verdict.reason
 
 
 def test_the_gate_of_params_yaml_is_valid() -> None:
@@ -139,6 +299,14 @@ def test_the_gate_of_params_yaml_is_valid() -> None:
             "params.yaml: gate.significance must be greater than 0, got 0",
         ),
         ({"noise": 1}, "params.yaml: gate.noise is not a parameter; gate has metric, minimum, "),
+        (
+            {"own": {"minimum": 2, "drop": 1}},
+            "params.yaml: gate.own.minimum must be less than or equal to 1, got 2",
+        ),
+        (
+            {"own": {"minimum": 1, "largest_drop": 0, "noise": 1}},
+            "params.yaml: gate.own.noise is not a parameter; gate.own has minimum, largest_drop",
+        ),
         ("accuracy", "params.yaml: gate must be a section of names and values, got 'accuracy'"),
     ],
 )

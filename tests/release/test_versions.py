@@ -52,4 +52,8 @@ def test_versions_are_shown_as_a_table_and_as_json() -> None:
         "v1.0.0   -      -         9965298  2026-11-23 17:55+00:00  0.9943    -",
     ]
     assert json.loads(to_json(versions))[0]["stages"] == ["prod"]
+    own = {"own.images": 56, "own.accuracy": 0.98214, "own.per_class.3.f1": 1}
+    versions[0].metrics.update(own)
+    first, *rows = (line.split()[-2:] for line in describe(versions).splitlines())
+    assert [first, *rows] == [["loss", "own.accuracy"], ["1", "0.9821"], ["-", "-"]]
     assert describe([]) == "no versions yet"
