@@ -104,6 +104,8 @@ def test_the_console_command_runs_the_same_function() -> None:
             ("retrain", "--set", "seed=1"),
             "--set seed=1: must be SECTION.NAME=VALUE, such as train.learning_rate=0.002",
         ),
+        (("add", "in", "--batch", "a/b"), "argument --batch: must be letters, digits, dots"),
+        (("add",), "the following arguments are required: PATH; see mnist add --help"),
         (("promote",), "the following arguments are required: VERSION; see mnist promote --help"),
         (("serve", "verify"), "argument flow: invalid choice: 'verify' (choose from"),
         (("plan", "--yaml"), "unrecognized arguments: --yaml"),
