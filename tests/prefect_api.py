@@ -107,7 +107,7 @@ class Api:
 
     def clear(self) -> None:
         """Delete all deployments, so that they schedule no more runs, and then all runs."""
-        for kind in ("deployments", "flow_runs"):
+        for kind in ("automations", "deployments", "flow_runs"):
             while found := self.post(f"{kind}/filter", {}):
                 for thing in found:
                     response = self.request("DELETE", f"{kind}/{thing['id']}")

@@ -32,6 +32,8 @@ from pipeline.repository.processes import subprocess_environment
 UNREADABLE = "error: README.md is not an image that can be read, such as PNG or JPEG"
 SAMPLE = "-S fetch.dataset=sample -S fetch.directory=tests/data -S preprocess.validation_size=100"
 
+NOTEBOOK = "':/^Train the notebook'"
+
 # Each with a part of what it prints, here and on its page
 RUN = {
     "mnist predict docs/five.jpg reports/mistakes.png README.md": UNREADABLE,
@@ -40,7 +42,7 @@ RUN = {
     "dvc repro": "Stage 'preprocess' didn't change, skipping",
     "dvc repro fetch": "'fetch'",
     "dvc params diff ':/^Train the notebook'": "params.yaml  train.batch_size",
-    "dvc metrics diff ':/^Train the notebook' --targets reports/metrics.json | grep -v per_class": "metrics.json  accuracy",
+    f"dvc metrics diff {NOTEBOOK} --targets reports/metrics.json | grep -v per_class": "  accuracy",
     "dvc exp show --only-changed --drop '.*(per_class|/).*' --md": "| workspace ",
     "git checkout HEAD . && dvc checkout": "",
     f"dvc exp run --queue {SAMPLE} -S train.learning_rate=0.002,0.004": "Queued experiment",
@@ -75,6 +77,9 @@ NOT_RUN = {
     "mnist run": SERVER,
     "mnist retrain --set train.learning_rate=0.002": SERVER,
     "mnist retrain --update": SERVER,
+    "mnist retrain --approve": SERVER,
+    'curl --json \'{"run_input": {"approve": true, "name": "Ann"}}\''
+    " http://127.0.0.1:4200/api/flow_runs/6de66b7c-2c70-4c43-b2ca-5eaa80c249de/resume": SERVER,
     "mnist sweep --set train.learning_rate=0.002,0.004 --set train.batch_size=64,128": SERVER,
     "mnist verify": f"{LONG}; the faults run it",
     "mnist promote v1.0.0": VERSIONS,

@@ -1,4 +1,4 @@
-"""Runs that wait for a person: others start, they are stopped, their server is away."""
+"""Runs that wait for a person: others start, they are stopped, their server is away, or theirs."""
 
 import signal
 from pathlib import Path

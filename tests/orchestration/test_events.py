@@ -11,7 +11,7 @@ from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.objects import FlowRun
 from prefect.deployments.runner import RunnerDeployment
 from prefect.settings import PREFECT_API_URL, temporary_settings
-from prefect_api import Api, calling
+from prefect_api import Api, calling, deploy_to_pool
 
 from pipeline.orchestration.abandoned import cancel_overdue_runs
 from pipeline.orchestration.automations import run_when_data_are_added
@@ -51,6 +51,18 @@ def test_data_added_in_the_folder_start_a_run_and_its_like_are_merged(
     states = {run.id: (run.state_name, run.state.message) for run in runs(api, 3) if run.state}
     assert states[first.id][0] == states[person.id][0] == "Scheduled"
     assert states[second.id] == ("Cancelled", f"missed; done by {first.name}")
+
+
+@pytest.mark.slow
+def test_data_added_start_a_run_of_a_pool_too(api: Api, tmp_path: Path) -> None:
+    """As prefect.yaml deploys it."""
+    folder, _ = deploy_to_pool(tmp_path / "pool", api, interval=3600)
+    with calling(api):
+        assert announce_data(tmp_path, "another", 3)
+        assert announce_data(folder, "batch", 3)
+    [run] = api.wait_for(lambda: [run for run in api.runs() if not run["auto_scheduled"]])
+    assert run["created_by"]["type"] == "AUTOMATION"
+    assert run["parameters"]["update"] is True
 
 
 def test_without_a_server_nothing_is_said_and_nothing_is_tried_again(tmp_path: Path) -> None:

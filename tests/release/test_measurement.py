@@ -7,6 +7,7 @@ data set's right, and so many of each ten own ones.
 import io
 import re
 import signal
+import threading
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,7 @@ from pipeline.release.retrain import retrain
 from pipeline.release.yardsticks import Champion, score, select
 from pipeline.repository.dvc_files import locked_outputs, read_yaml
 from pipeline.repository.git import git, resolve_commit
+from pipeline.repository.processes import CancelScope, RunCancelledError
 from pipeline.repository.refs import Target
 
 PARAMS = """\
@@ -330,6 +332,23 @@ def test_a_champion_without_a_stage_that_measures_is_said_to_have_none(folder: P
     candidate = make_candidate(folder, preprocess_own=40)
     champion, _ = evaluate_now(folder, replace(candidate, lock=b""))
     assert champion.failure == "no stage of dvc.lock writes reports/metrics.json"
+
+
+def test_a_cancelled_measuring_is_no_failure_of_the_champion(folder: Path) -> None:
+    (folder / "evaluate.py").write_text(insert(EVALUATE, STAY))
+    commit_all(folder)
+    candidate = make_candidate(folder, train_skill=160, preprocess_own=40)
+    with CancelScope() as scope:
+
+        def cancel() -> None:
+            wait_until((folder / ".dvc/tmp/staying").exists)
+            scope.cancel()
+
+        threading.Thread(target=cancel).start()
+        with pytest.raises(RunCancelledError):
+            evaluate_now(folder, candidate)
+    wait_until(lambda: not processes_under(folder))
+    assert [path.name for path in (folder / ".dvc/tmp/worktrees").iterdir()] == ["lock"]
 
 
 # The same with networks and the sample's digits; own images are digits of other writers.
