@@ -25,7 +25,7 @@ from pipeline.mnist.additions import (
 from pipeline.mnist.idx import DatasetInfo
 from pipeline.mnist.own_data import raise_faults
 from pipeline.paths import OWN, RAW
-from pipeline.repository.git import GitError, commit_file, git, has_git
+from pipeline.repository.git import GitError, changed_files, commit_file, git, has_git
 from pipeline.repository.tracking import TrackedFolder, hold_folder
 
 
@@ -44,8 +44,6 @@ def add(request: Request) -> None:
     known = read_data_set(RAW)
     files = list_files(request, known.info)
     with hold_folder(Path.cwd(), OWN, say) as batches:
-        if request.batch and batches.holds(request.batch):
-            raise ParamsError(f"{OWN / request.batch} is there already; choose another --batch")
         batches.complete()
         note_own_images(known, OWN)
         shown = tqdm(files, unit=" images", leave=False, disable=None)
@@ -56,6 +54,9 @@ def add(request: Request) -> None:
             track(request, additions, batches)
     if additions.known:
         print(f"here already, and not added again: {additions.known:,} of the files")
+    if request.commit and not additions.new:
+        for record in changed_files(Path.cwd(), OWN):
+            print(f"not committed yet: {record}")
     if not (additions.new or additions.known or additions.faults):
         raise DataError(f"{request.paths[0]} holds no images; it must have folders of classes")
     raise_faults(additions.faults)
@@ -80,6 +81,8 @@ def list_files(request: Request, info: DatasetInfo) -> Iterable[Labelled]:
 def track(request: Request, additions: Additions, batches: TrackedFolder) -> None:
     """Make the stored images a batch, and commit it or say how to."""
     batch = request.batch or f"{date.today()}-{additions.digest[:6]}"
+    if batches.holds(batch):
+        raise ParamsError(f"{OWN / batch} is there already; choose another name: --batch")
     (batches.scratch / "new").rename(batches.scratch / batch)
     has_remote = batches.has_remote
     batches.add(batch, push=request.commit and has_remote)

@@ -10,15 +10,15 @@ from argparse import ArgumentTypeError
 from pathlib import Path
 
 import pytest
-from helpers import ROOT, SAMPLE_FILES, files_under
+from helpers import files_under
 from PIL import Image
+from sample import make_sample
 from toy import GIT, commit_all, execute
 
 from benchmarks.other_writers import picture, write_pictures
 from pipeline.add import Request, add
 from pipeline.errors import DataError, ParamsError
-from pipeline.mnist.idx import read_raw, write_dataset_info
-from pipeline.mnist.sources import DATASETS
+from pipeline.mnist.idx import read_raw
 from pipeline.options import batch_name
 from pipeline.paths import DATA_COUNTS, OWN, RAW
 from pipeline.repository.processes import subprocess_environment
@@ -30,17 +30,7 @@ NO_SERVER = {"PREFECT_API_URL": "http://127.0.0.1:9/api"}
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A repository with the data set and no own images."""
     folder: Path = tmp_path_factory.mktemp("made")
-    for name in (".gitignore", ".dvc/config", "data/.gitignore", "data/own/.gitignore"):
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(ROOT / name, folder / name)
-    (folder / RAW).mkdir()
-    for name, content in SAMPLE_FILES.items():
-        (folder / RAW / name).write_bytes(content)
-    write_dataset_info(folder / RAW, DATASETS["sample"].info)
-    execute(folder, "git", "init", "--quiet", "--initial-branch", "main")
-    execute(folder, "dvc", "init", "--quiet", "--force")
-    shutil.copyfile(ROOT / ".dvc" / "config", folder / ".dvc" / "config")
-    commit_all(folder)
+    make_sample(folder)
     return folder
 
 
@@ -243,6 +233,18 @@ def test_a_remote_that_fails_leaves_nothing_to_commit(folder: Path) -> None:
     assert execute(folder, "git", "status", "--porcelain") == ""
 
 
+def test_what_a_kill_left_uncommitted_is_named(folder: Path) -> None:
+    """The same command again has nothing to add."""
+    add_here("../in", batch="first")
+    result = mnist(folder, "add", "../in", "--batch", "first", "--commit")
+    assert result.stdout.splitlines() == [
+        "here already, and not added again: 10 of the files",
+        "not committed yet: data/own/first.dvc",
+    ]
+    execute(folder, "git", "add", "data/own/first.dvc")
+    assert mnist(folder, "add", "../in", "--commit").stdout == result.stdout
+
+
 def merge(folder: Path) -> None:
     """Begin a merge with a conflict."""
     for branch in ("main", "other"):
@@ -319,8 +321,9 @@ def test_what_was_imported_is_known(folder: Path, tmp_path: Path) -> None:
     picture(15).save(tmp_path / "15.png")
     add_here("../in/5/0005.png", "../15.png", label="5", batch="first")
     assert len(list((OWN / "first").rglob("*.png"))) == 1
+    picture(16).save(tmp_path / "16.png")
     with pytest.raises(ParamsError, match="data/own/imported is there already"):
-        add_here("../in", batch="imported")
+        add_here("../16.png", label="6", batch="imported")
 
 
 def test_the_graph_runs_with_what_is_added_and_is_as_before_without(

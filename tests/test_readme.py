@@ -59,7 +59,16 @@ LONG = "it takes long"
 SERVER = "it needs a Prefect server; tests of the flow, of retraining and of sweeps run the same"
 FAULTY = "params.yaml must be wrong for it; tests of the parameters and of the sources do that"
 VERSIONS = "it needs two versions; tests of the champion make them"
+IMAGES = "it needs images, or a folder of them; tests of the command add, and of batches, do this"
 NOT_RUN = {
+    "mnist add scans": IMAGES,
+    "mnist add scans --commit": IMAGES,
+    "dvc import-url /srv/scans data/own/scans": IMAGES,
+    'git commit --message "Import the scans" data/own/scans.dvc': IMAGES,
+    "dvc update data/own/scans.dvc": IMAGES,
+    "git rm data/own/scans.dvc && dvc checkout": IMAGES,
+    'git commit --message "Take the scans away"': IMAGES,
+    "git revert --no-edit HEAD && dvc checkout": IMAGES,
     ".venv/bin/mnist predict docs/five.jpg": "the command of docs/data.md reads more than this",
     "make run": LONG,
     "make setup": LONG,

@@ -122,6 +122,12 @@ def make_commit(
     )
 
 
+def changed_files(root: Path, folder: Path) -> list[str]:
+    """Return the files in a folder that differ from the last commit, or are in none."""
+    status = git(root, "status", "--porcelain", "-z", "--no-renames", "--", str(folder))
+    return [entry.split(maxsplit=1)[1] for entry in status.split("\0") if entry]
+
+
 def commit_file(root: Path, path: Path, message: str) -> str:
     """Commit a new file, and nothing else that is staged or modified; return the commit.
 
