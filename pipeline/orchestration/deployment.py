@@ -38,7 +38,12 @@ from pipeline.orchestration.automations import (
     run_when_data_are_added,
 )
 from pipeline.orchestration.server import DEFAULT_URL, server_at
-from pipeline.repository.processes import CancelScope, SupervisedProcess, subprocess_environment
+from pipeline.repository.processes import (
+    CancelScope,
+    SupervisedProcess,
+    current_scope,
+    subprocess_environment,
+)
 
 POLL = 5.0  # seconds between looks for a run that is due
 GRACE = 30.0  # seconds that a run has to end when it is asked to
@@ -222,11 +227,12 @@ class RunThread(Thread):
         }
         command = [sys.executable, "-m", "prefect.engine"]
         environment = subprocess_environment() | variables
-        self.code = 0
+        self.code, self._scope = 0, current_scope()
         self._process = SupervisedProcess(command, root, environment, grace=GRACE)
         self.start()
 
     def run(self) -> None:
         for line in self._process.lines():
-            print(line, flush=True)
+            if not self._scope.is_cancelled:  # a program that starts says how it was interrupted
+                print(line, flush=True)
         self.code = self._process.wait()

@@ -23,7 +23,7 @@ from pipeline.orchestration.lifecycle import hold_or_skip, release_deployment
 from pipeline.release.verdict import Verdict
 from pipeline.repository.processes import current_scope
 
-POLL = 2.0  # seconds between looks for an answer
+POLL = 5.0  # seconds between looks for an answer
 
 
 class ApprovalNeededError(Exception):
