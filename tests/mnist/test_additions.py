@@ -132,7 +132,7 @@ def test_of_an_image_with_two_labels_neither_is_stored() -> None:
 def test_an_image_of_the_test_split_is_found_however_its_pixels_are_written(change: str) -> None:
     store_in([(write_pictures(IN, [5])[0], 5)])
     pixels = read(stored()[0])[0, 0].copy()
-    pixels[0] = 1  # as on no black background: it would be prepared
+    pixels[[0, -1]] = pixels[:, [0, -1]] = 1  # on no black background, so it would be prepared
     image = Image.fromarray(255 - pixels if change == "inverted" else pixels)
     if change == "16 bits":
         image = Image.fromarray(pixels.astype(np.uint16) * 257)

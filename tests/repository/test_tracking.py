@@ -139,11 +139,13 @@ def test_it_waits_for_a_stage_that_reads_the_folder(folder: Path) -> None:
     said: list[str] = []
     adding = Thread(target=add, args=(folder, "first", said.append))
     adding.start()
-    wait_until(lambda: said)
-    assert not (folder / SETS / "first.dvc").exists()
-    (folder / "go").touch()
-    adding.join()
-    assert repro.wait() == 0
+    try:
+        wait_until(lambda: said)
+        assert not (folder / SETS / "first.dvc").exists()
+    finally:
+        (folder / "go").touch()
+        adding.join()
+        assert repro.wait() == 0
     (line,) = said
     assert line.startswith("waiting for process ")
     assert line.endswith("dvc repro")
