@@ -119,9 +119,8 @@ class Repository:
 
     def take_back(self) -> None:
         """Undo the last commit, which added a batch."""
-        batch = self.git("diff", "--name-only", "HEAD~", "--", str(OWN)).removesuffix(".dvc")
         self.git("revert", "--no-edit", "HEAD")
-        shutil.rmtree(self.folder / batch)
+        self.dvc("checkout", "--quiet")
 
     def champion_accuracy(self) -> float:
         """Return the champion's accuracy on the night's images."""
