@@ -262,7 +262,9 @@ def to_line(values: tuple[str, ...]) -> str:
 
 
 def show_history(repository: Repository, rows: list[Row]) -> None:
-    """Show what Git, DVC and `models` say of the nights, and go back to the third."""
+    """Show what the runs, Git, DVC and `models` say of the nights, and go back to the third."""
+    for row in rows:
+        print(f"\nnight {row.night}, {row.state}: {row.message}")
     print("\n$ git log --format=%s champion")
     print(repository.git("log", "--format=%s", "--max-count=6", "champion"))
     first, last = (f"{MODEL_NAME}@{rows[night].version}" for night in (1, 5))
