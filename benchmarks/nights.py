@@ -170,21 +170,28 @@ def served(repository: Repository, interval: float) -> Iterator[None]:
             process.wait()
 
 
-def wait_for_run(url: str, began_after: datetime) -> dict[str, Any]:
-    """Return the first run that began after that moment, once it has ended."""
+def wait_for_run(url: str, commit: str, began_after: datetime) -> dict[str, Any]:
+    """Return the first run of the commit that began after that moment, once it has ended."""
     query = {"sort": "START_TIME_ASC", "flow_runs": {"state": {"type": {"any_": FINAL}}}}
     deadline = time.monotonic() + TIMEOUT
     while time.monotonic() < deadline:
-        try:
-            found = httpx.post(f"{url}/flow_runs/filter", json=query, timeout=30).json()
-        except (httpx.HTTPError, ValueError):  # it is starting, or busy
-            found = []
-        for run in found:
+        for run in ask(url, "flow_runs", query):
             start = run["start_time"]
             if start and datetime.fromisoformat(start) > began_after:
-                return dict(run)
+                logs = ask(url, "logs", {"logs": {"flow_run_id": {"any_": [run["id"]]}}})
+                if any(log["message"] == f"retraining commit {commit}" for log in logs):
+                    return run
         time.sleep(1)
     raise RuntimeError(f"no run ended in {TIMEOUT:g} seconds")
+
+
+def ask(url: str, things: str, query: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return what Prefect's server finds; nothing while it is starting, or busy."""
+    try:
+        found = httpx.post(f"{url}/{things}/filter", json=query, timeout=30).json()
+    except (httpx.HTTPError, ValueError):
+        return []
+    return found if isinstance(found, list) else []
 
 
 def run(
@@ -226,13 +233,13 @@ def run(
 
 def live_through(repository: Repository, number: int, night: Night, indices: list[int]) -> Row:
     """Add a night's images, and wait for the run that finds them."""
-    champion_on_new = None
+    champion_on_new, began_after = None, datetime.now(UTC)
     if indices:
         repository.draw(night, indices)
         if night.fault != "unreadable":
             champion_on_new = repository.champion_accuracy()
         repository.add(night)
-    run = wait_for_run(repository.url, began_after=datetime.now(UTC))
+    run = wait_for_run(repository.url, repository.git("rev-parse", "HEAD"), began_after)
     if night.fault:
         repository.take_back()
     version, metrics = repository.champion()

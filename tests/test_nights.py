@@ -1,12 +1,13 @@
 """Nights of new images on the schedule of a real server, as in benchmarks/nights.py."""
 
+import json
 from pathlib import Path
 
 import pytest
 from helpers import ROOT
 
 from benchmarks.nights import STORY, Night, Repository, Row, run
-from pipeline.paths import OWN
+from pipeline.paths import METRICS, OWN
 
 SHORT = (Night(150), Night(400, "mislabelled"), Night(30, "unreadable"), Night())
 GATE = {"gate.own": {"minimum": 0.5, "largest_drop": 0.5}}  # for a model of 500 digits
@@ -25,12 +26,20 @@ def assert_only_good_images_are_published(rows: list[Row]) -> None:
 
 
 def assert_the_history_is_whole(repository: Repository, rows: list[Row]) -> None:
-    last = rows[-1].version
+    """Each version is a commit, is listed, compared, and checked out with its data."""
+    published = [row for row in rows if row.state == "Published"]
     log = repository.git("log", "--format=%s", "champion").splitlines()
-    assert [line for line in log if f"mnist-cnn@{last}" in line]
-    repository.git("checkout", "--quiet", f"mnist-cnn@{last}")
+    for row, subject in zip(reversed(published), log, strict=False):
+        assert subject.startswith(f"Publish mnist-cnn@{row.version}: accuracy {row.accuracy:.2%}")
+    versions = json.loads(repository.mnist("models", "--json"))
+    assert [version["name"] for version in versions] == [row.version for row in published[::-1]]
+    first, last = (f"mnist-cnn@{row.version}" for row in (published[0], published[-1]))
+    changes = json.loads(repository.dvc("metrics", "diff", first, last, "--json"))
+    assert changes[str(METRICS)]["own.accuracy"]["new"] == published[-1].own
+    chosen = published[len(published) // 2]
+    repository.git("checkout", "--quiet", f"mnist-cnn@{chosen.version}")
     repository.dvc("checkout", "--quiet")
-    added = sum(int(row.what) for row in rows if row.what.isdigit())
+    added = sum(int(row.what) for row in published[1 : chosen.night + 1])
     assert len(list((repository.folder / OWN).rglob("*.png"))) == added
     assert "up to date" in repository.dvc("status")
 

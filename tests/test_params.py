@@ -86,12 +86,13 @@ def test_all_faults_of_a_section_are_told_at_once(workspace: Path) -> None:
         "params.yaml: train.epochs must be greater than 0, got 0",
         "error: params.yaml: train.learning_rate must be less than or equal to 1, got 2",
         "error: params.yaml: train.max_shift is missing; add it",
+        "error: params.yaml: train.own_weight is missing; add it",
         "error: params.yaml: train.device is missing; add it",
         "error: params.yaml: train.checkpoint_every is missing; add it",
         "error: params.yaml: train.network is missing; add it",
         "error: params.yaml: train.decay is not a parameter; train has seed, epochs, batch_size,"
         " learning_rate, "
-        "schedule, max_shift, keep, device, checkpoint_every, network",
+        "schedule, max_shift, own_weight, keep, device, checkpoint_every, network",
     ]
 
 

@@ -104,6 +104,7 @@ def retrain_commit(
     commit = resolve_commit(root, rev)
     target = Target(root, read_model_name(root, commit), branch, remote)
     check_target(target)
+    get_run_logger().info("retraining commit %s", commit)
     with publish_lock(target, get_run_logger().info), suppress(BranchMovedError):
         reconcile(target)  # if this fails, it fails before hours of training
     imports = ImportUpdate(root, commit, resolve_ref(root, target.ref)) if update else None
