@@ -109,7 +109,7 @@ def read_table(path: Path, row: type[Row]) -> pd.DataFrame:
 
 
 def read_stage_output(path: Path, parse: Callable[[Path], Result]) -> Result:
-    """Return what `parse` makes of a file that train or evaluate writes."""
+    """Return what `parse` makes of a file that a stage writes."""
     try:
         return parse(path)
     except FileNotFoundError as error:
