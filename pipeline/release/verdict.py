@@ -14,6 +14,7 @@ class Rules:
     minimum: float
     largest_drop: float
     significance: float
+    images: int = 0  # by fewer it does not judge
 
 
 @dataclass(frozen=True)
@@ -97,6 +98,16 @@ def describe_comparison(comparison: Comparison) -> str:
     return f"{counts}, McNemar's p = {comparison.p:.3g}"
 
 
+def are_too_few(rules: Rules, standing: Standing) -> bool:
+    """Return whether the candidate was measured on too few images to be judged by them."""
+    return standing.images < rules.images
+
+
+def describe_too_few(rules: Rules, standing: Standing) -> str:
+    many = f"{standing.images} own images" if standing.images > 1 else "1 own image"
+    return f"{many}, too few to judge by: {rules.images} are asked for"
+
+
 def describe_new_images(new: NewImages) -> str:
     """Return what each model makes of the new images, as a clause."""
     candidate = f"{new.candidate} ({new.candidate / new.images:.1%})"
@@ -134,6 +145,8 @@ def table_rows(result: Result, with_counts: bool) -> Iterator[tuple[str, str]]:
         yield f"{rules.metric}, the champion's", champion
     yield "minimum", f"{rules.minimum:.2%}"
     yield "largest drop allowed", f"{rules.largest_drop:.2%}"
+    if are_too_few(rules, standing):
+        yield "images to judge by, at least", f"{rules.images:,}"
     if comparison := standing.comparison:
         yield "images that only the candidate reads right", str(comparison.gained)
         yield "images that only the champion reads right", str(comparison.lost)

@@ -13,7 +13,8 @@ from pipeline.release.yardsticks import Champion, Evaluation
 from pipeline.repository.dvc_files import read_yaml
 
 GATE = GateParams(metric="accuracy", minimum=0.5, largest_drop=0.1, significance=0.05)
-GATE_OF_BOTH = GATE.model_copy(update={"own": OwnGateParams(minimum=0.6, largest_drop=0.2)})
+OWN_GATE = OwnGateParams(images=4, minimum=0.6, largest_drop=0.2)
+GATE_OF_BOTH = GATE.model_copy(update={"own": OWN_GATE})
 
 
 def predictions(hits: str, digit: int = 7) -> bytes:
@@ -235,6 +236,59 @@ def test_without_a_champion_the_minimum_of_each_counts() -> None:
     assert not judge(GATE_OF_BOTH, with_own(GOOD, "1000"), None).passed
 
 
+TOO_FEW = "3 own images, too few to judge by: 4 are asked for"
+
+
+@pytest.mark.parametrize(
+    ("own", "stored", "measured", "reason"),
+    [
+        ("000", None, "", f"accuracy 0.00%, and no champion yet; {TOO_FEW}"),
+        (
+            "000",
+            "111",
+            "",
+            f"accuracy 0.00% against the champion's 100.00%, {NOISE}: 0 images gained and 3 lost,"
+            f" McNemar's p = 0.25; {TOO_FEW}",
+        ),
+        (
+            "100",
+            "11",
+            "110",
+            f"accuracy 33.33% against the champion's 66.67%, {NOISE}: 0 images gained and 1 lost,"
+            f" McNemar's p = 1; {TOO_FEW}; of 1 new image the champion read 0 (0.0%), the candidate"
+            " 0 (0.0%)",
+        ),
+        (
+            "0",
+            None,
+            "",
+            "accuracy 0.00%, and no champion yet; 1 own image, too few to judge by: 4 are asked"
+            " for",
+        ),
+    ],
+)
+def test_a_few_own_images_are_told_of_and_reject_nothing(
+    own: str, stored: str | None, measured: str, reason: str
+) -> None:
+    candidate = with_own(GOOD, own)
+    if stored is None:
+        verdict = judge(GATE_OF_BOTH, candidate, None)
+    else:
+        verdict = judge_both(own, stored, measured)
+    assert verdict.passed
+    assert verdict.results[1].reason == reason
+    assert "| images to judge by, at least |  | 4 |\n" in to_markdown(verdict, "Published")
+    alone = judge(GATE_OF_BOTH, with_own("0" * 10, own), None)
+    assert [result.passed for result in alone.results] == [False, True]
+
+
+def test_as_many_own_images_as_are_asked_for_reject() -> None:
+    verdict = judge_both("0001", "0001")
+    assert not verdict.passed
+    assert "too few" not in verdict.reason
+    assert "images to judge by" not in to_markdown(verdict, "Rejected")
+
+
 def test_the_page_shows_what_each_model_makes_of_the_new_images() -> None:
     page = to_markdown(judge_both("1111110", "1101", "1101000"), "Published")
     assert page.endswith(
@@ -300,12 +354,24 @@ def test_the_gate_of_params_yaml_is_valid() -> None:
         ),
         ({"noise": 1}, "params.yaml: gate.noise is not a parameter; gate has metric, minimum, "),
         (
-            {"own": {"minimum": 2, "drop": 1}},
+            {"own": {"images": 0, "minimum": 1, "largest_drop": 0}},
+            "params.yaml: gate.own.images must be greater than or equal to 1, got 0",
+        ),
+        (
+            {"own": {"images": 9.5, "minimum": 1, "largest_drop": 0}},
+            "params.yaml: gate.own.images must be a valid integer, got 9.5",
+        ),
+        (
+            {"own": {"minimum": 1, "largest_drop": 0}},
+            "params.yaml: gate.own.images is missing; add it",
+        ),
+        (
+            {"own": {"images": 1, "minimum": 2, "drop": 1}},
             "params.yaml: gate.own.minimum must be less than or equal to 1, got 2",
         ),
         (
-            {"own": {"minimum": 1, "largest_drop": 0, "noise": 1}},
-            "params.yaml: gate.own.noise is not a parameter; gate.own has minimum, largest_drop",
+            {"own": {"images": 1, "minimum": 1, "largest_drop": 0, "noise": 1}},
+            "params.yaml: gate.own.noise is not a parameter; gate.own has images, minimum, ",
         ),
         ("accuracy", "params.yaml: gate must be a section of names and values, got 'accuracy'"),
     ],

@@ -50,7 +50,7 @@ gate:
   minimum: 0.5
   largest_drop: 0.05
   significance: 0.01
-  own: {minimum: 0.5, largest_drop: 0.05}
+  own: {images: 10, minimum: 0.5, largest_drop: 0.05}
 """
 GRAPH = """\
 stages:
@@ -357,8 +357,8 @@ def test_a_cancelled_measuring_is_no_failure_of_the_champion(folder: Path) -> No
 @pytest.fixture
 def digits(repository: Path) -> Path:
     """A repository of the sample whose gate asks for little of own images."""
-    own = "  own: {minimum: 0, largest_drop: 1}\n"
-    gate, _, _ = (repository / "params.yaml").read_text().partition("  own:\n    minimum")
+    own = "  own: {images: 1, minimum: 0, largest_drop: 1}\n"
+    gate, _, _ = (repository / "params.yaml").read_text().partition("  own:\n    images")
     (repository / "params.yaml").write_text(gate + own)
     commit_all(repository)
     return repository
