@@ -23,6 +23,7 @@ from pipeline.release.verdict import (
     are_too_few,
     describe_comparison,
     describe_gap,
+    describe_gone,
     describe_new_images,
     describe_standing,
     describe_too_few,
@@ -33,6 +34,7 @@ from pipeline.release.yardsticks import (
     Evaluation,
     Standing,
     compare,
+    count_gone,
     find_new_images,
     select,
 )
@@ -69,7 +71,8 @@ def judge(gate: GateParams, candidate: Evaluation, champion: Champion | None) ->
     """
     rules = Rules(gate.metric, gate.minimum, gate.largest_drop, gate.significance)
     results = [judge_on(rules, candidate, champion, own=False)]
-    if select(candidate, own=True).metrics:
+    of_own = select(candidate, own=True)
+    if of_own.metrics:
         if not gate.own:
             raise ParamsError(
                 f"{PARAMS_FILE}: gate.own is missing, and own images are held out; add it, such as"
@@ -77,10 +80,10 @@ def judge(gate: GateParams, candidate: Evaluation, champion: Champion | None) ->
             )
         rules = replace(rules, **gate.own.model_dump())
         results.append(judge_on(rules, candidate, champion, own=True))
-        return Verdict(tuple(results))
-    before = select(champion.stored, own=True).metrics.get("images", 0) if champion else 0
-    remark = f"No own images are held out; the champion was measured on {before:,}"
-    return Verdict(tuple(results), remark if before else "")
+    elif champion and (gone := count_gone(of_own, select(champion.stored, own=True))):
+        reason = f"{results[0].reason}; no own images are held out: {describe_gone(gone)}"
+        results = [replace(results[0], reason=reason)]
+    return Verdict(tuple(results))
 
 
 def judge_on(
@@ -110,6 +113,8 @@ def judge_on(
     clauses = [reason]
     if are_too_few(rules, standing):
         clauses.append(describe_too_few(rules, standing))
+    if standing.gone:
+        clauses.append(describe_gone(standing.gone))
     if new:
         clauses.append(describe_new_images(new))
     source = next((image.source for image in mine.predictions), "")

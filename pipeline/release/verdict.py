@@ -34,7 +34,6 @@ class Verdict:
     """What the gate says of a candidate, and on what grounds."""
 
     results: tuple[Result, ...]  # one for each yardstick, that of the data set first
-    remark: str = ""  # a sentence about a yardstick that is missing
     refusal: str = ""  # why a person has not approved what the gate has passed
 
     @property
@@ -48,7 +47,7 @@ class Verdict:
         sentences = [f"On {result.yardstick}, {result.reason}" for result in ordered]
         if len(ordered) == 1:
             sentences = [ordered[0].reason]
-        said = ". ".join([*sentences, *[self.remark] * bool(self.remark)])
+        said = ". ".join(sentences)
         return f"{self.refusal}; the gate had passed it: {said}" if self.refusal else said
 
     @property
@@ -108,6 +107,13 @@ def describe_too_few(rules: Rules, standing: Standing) -> str:
     return f"{many}, too few to judge by: {rules.images} are asked for"
 
 
+def describe_gone(images: int) -> str:
+    """Return how many of the champion's images the candidate was not measured on, as a clause."""
+    if images == 1:
+        return "1 image that the champion was measured on is gone"
+    return f"{images:,} images that the champion was measured on are gone"
+
+
 def describe_new_images(new: NewImages) -> str:
     """Return what each model makes of the new images, as a clause."""
     candidate = f"{new.candidate} ({new.candidate / new.images:.1%})"
@@ -152,6 +158,8 @@ def table_rows(result: Result, with_counts: bool) -> Iterator[tuple[str, str]]:
         yield "images that only the champion reads right", str(comparison.lost)
         noise = f"p = {comparison.p:.3g}, noise from {rules.significance:g}"
         yield "McNemar's exact test, two-sided", noise
+    if standing.gone:
+        yield "images of the champion's that are gone", f"{standing.gone:,}"
     if new := result.new:
         champion = "not known" if new.champion is None else str(new.champion)
         yield "new images", str(new.images)

@@ -197,7 +197,17 @@ def judge_both(own: str, stored: str, measured: str = "", failure: str = "") -> 
             "",
             "",
             True,
-            f"accuracy 75.00% against the champion's 75.00%, {NOISE}",
+            f"accuracy 75.00% against the champion's 75.00%, {NOISE}: 1 images gained and 1 lost,"
+            " McNemar's p = 1; 4 images that the champion was measured on are gone",
+        ),
+        (
+            "0001",
+            "00011",
+            "",
+            "",
+            False,
+            "accuracy 25.00% is below the minimum of 60.00%; 1 image that the champion was measured"
+            " on is gone",
         ),
     ],
 )
@@ -308,7 +318,21 @@ def test_without_own_images_nothing_is_said_of_them_unless_the_champion_had_some
     verdict = judge(GATE_OF_BOTH, alone, Champion(champion))
     assert len(verdict.results) == 1
     assert verdict.reason.startswith(ALIKE)
-    assert verdict.reason.endswith(". No own images are held out; the champion was measured on 4")
+    gone = "; no own images are held out: 4 images that the champion was measured on are gone"
+    assert verdict.reason.endswith(gone)
+    lost = replace(champion, predictions=alone.predictions)
+    assert judge(GATE_OF_BOTH, alone, Champion(lost)).reason.endswith(gone)
+
+
+def test_a_test_set_that_has_shrunk_is_told_of() -> None:
+    verdict = judge(GATE, with_own("1" * 9, ""), Champion(with_own("1" * 100, "")))
+    told = "91 images that the champion was measured on are gone"
+    assert verdict.reason.endswith(f"McNemar's p = 1; {told}")
+    assert "\n| images of the champion's that are gone | 91 |\n" in to_markdown(
+        verdict, "Published"
+    )
+    alike = judge(GATE, with_own(GOOD, ""), Champion(with_own(GOOD, "")))
+    assert "gone" not in to_markdown(alike, "Published")
 
 
 def test_own_images_ask_for_a_section_of_the_gate() -> None:

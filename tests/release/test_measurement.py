@@ -255,7 +255,8 @@ def test_a_candidate_of_an_earlier_commit_is_compared_too(folder: Path) -> None:
     candidate = make_candidate(folder, train_skill=160, preprocess_own=0)
     assert reason(folder, candidate) == (
         "accuracy 80.00% against the champion's 75.00%, more than noise: 10 images gained and 0"
-        " lost, McNemar's p = 0.00195. No own images are held out; the champion was measured on 10"
+        " lost, McNemar's p = 0.00195; no own images are held out: 10 images that the champion was"
+        " measured on are gone"
     )
 
 
@@ -263,11 +264,12 @@ def test_fewer_images_need_no_measuring(folder: Path) -> None:
     candidate = make_candidate(folder, preprocess_test=160, preprocess_own=5)
     champion, said = evaluate_now(folder, candidate)
     assert (champion.measured, champion.failure, said) == (None, "", [])
-    assert reason(folder, candidate).startswith(
-        "On A, accuracy 93.75% against the champion's 93.75"
-    )
-    assert "On own images, accuracy 100.00% against the champion's 100.00%" in reason(
-        folder, candidate
+    assert reason(folder, candidate) == (
+        "On A, accuracy 93.75% against the champion's 93.75%, no difference beyond noise: 0 images"
+        " gained and 0 lost, McNemar's p = 1; 40 images that the champion was measured on are gone."
+        " On own images, accuracy 100.00% against the champion's 100.00%, no difference beyond"
+        " noise: 0 images gained and 0 lost, McNemar's p = 1; 5 own images, too few to judge by: 10"
+        " are asked for; 5 images that the champion was measured on are gone"
     )
 
 
@@ -503,7 +505,9 @@ def test_the_run_the_page_and_the_commit_tell_of_the_new_images(
     )
     said = retrain_now(folder, api, monkeypatch, preprocess_own=0)
     assert said.startswith("Published: toy@v1.2.0: accuracy 75.00% against the champion's 75.00%, ")
-    assert said.endswith(". No own images are held out; the champion was measured on 10")
+    assert said.endswith(
+        "; no own images are held out: 10 images that the champion was measured on are gone"
+    )
 
 
 @pytest.mark.slow
