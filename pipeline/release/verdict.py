@@ -62,15 +62,22 @@ class Verdict:
 def acceptance_reason(rules: Rules, standing: Standing, *, has_champion: bool) -> str:
     """Return how an accepted candidate compares with the champion."""
     if standing.champion is None:
-        lacks = f"the champion has no {rules.metric}" if has_champion else "no champion yet"
-        because = f": {standing.failure}" if standing.failure else ""
-        return f"{rules.metric} {standing.candidate:.2%}, and {lacks}{because}"
+        lacks = describe_lack(rules, standing) if has_champion else "no champion yet"
+        return f"{rules.metric} {standing.candidate:.2%}, and {lacks}"
     compared, gap = describe_standing(rules, standing), describe_gap(standing)
     if not (comparison := standing.comparison):
         return f"{compared}{gap}"
     is_noise = comparison.p >= rules.significance
     beyond = "no difference beyond noise" if is_noise else "more than noise"
     return f"{compared}, {beyond}: {describe_comparison(comparison)}{gap}"
+
+
+def describe_lack(rules: Rules, standing: Standing) -> str:
+    """Return why the champion has no metric to compare with, as a clause."""
+    if standing.shared:
+        return f"the champion's metrics have no {rules.metric}"
+    because = f": {standing.failure}" if standing.failure else ""
+    return f"the champion was not measured on these images{because}"
 
 
 def describe_standing(rules: Rules, standing: Standing) -> str:
@@ -84,12 +91,13 @@ def describe_standing(rules: Rules, standing: Standing) -> str:
 
 def describe_gap(standing: Standing) -> str:
     """Return why the models are not compared on all images, as a clause; empty if they are."""
-    because = f": {standing.failure}" if standing.failure else ""
     if standing.is_partial:
+        because = f": {standing.failure}" if standing.failure else ""
         return f"; the champion could not be measured on the others{because}"
     if standing.comparison:
         return ""
-    return f"; no test, for want of the champion's predictions on the same images{because}"
+    because = f" ({standing.failure})" if standing.failure else ""
+    return f"; not tested: the champion has no predictions of the same images{because}"
 
 
 def describe_comparison(comparison: Comparison) -> str:

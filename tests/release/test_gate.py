@@ -79,7 +79,7 @@ def with_own(hits: str, own: str) -> Evaluation:
             "1" * 3,
             "1" * 4,
             True,
-            "no test, for want of the champion's predictions on the same images",
+            "; not tested: the champion has no predictions of the same images",
         ),
     ],
 )
@@ -100,7 +100,13 @@ def test_a_negative_drop_asks_for_a_gain() -> None:
 
 
 def test_a_champion_without_the_metric_is_not_compared_by_it() -> None:
-    assert judge(GATE, evaluation("1110"), Champion(Evaluation({}, b""))).passed
+    for stored, reason in (
+        (b"", "the champion was not measured on these images"),
+        (predictions("1111"), "the champion's metrics have no accuracy"),
+    ):
+        verdict = judge(GATE, evaluation("1110"), Champion(Evaluation({}, stored)))
+        assert verdict.passed
+        assert verdict.reason == f"accuracy 75.00%, and {reason}"
     with pytest.raises(DataError, match="the candidate's metrics have no accuracy"):
         judge(GATE, Evaluation({}, b""), None)
 
@@ -177,8 +183,8 @@ def judge_both(own: str, stored: str, measured: str = "", failure: str = "") -> 
             "",
             "its model is lost",
             True,
-            "accuracy 75.00%, and the champion has no accuracy: its model is lost; of 4 new images"
-            " the candidate read 3 (75.0%)",
+            "accuracy 75.00%, and the champion was not measured on these images: its model is lost;"
+            " of 4 new images the candidate read 3 (75.0%)",
         ),
         ("0001", "0001", "", "", False, "accuracy 25.00% is below the minimum of 60.00%"),
         (

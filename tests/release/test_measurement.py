@@ -306,10 +306,10 @@ def test_without_an_image_in_common_the_verdict_says_that_there_was_no_test(fold
     commit_all(folder)
     candidate = make_candidate(folder, train_skill=160, preprocess_own=10)
     assert reason(folder, candidate) == (
-        "On A, accuracy 80.00% against the champion's 75.00%; no test, for want of the champion's"
-        " predictions on the same images: model.txt holds another network. On own images, accuracy"
-        " 60.00%, and the champion has no accuracy: model.txt holds another network; of 10 new"
-        " images the candidate read 6 (60.0%)"
+        "On A, accuracy 80.00% against the champion's 75.00%; not tested: the champion has no"
+        " predictions of the same images (model.txt holds another network). On own images, accuracy"
+        " 60.00%, and the champion was not measured on these images: model.txt holds another"
+        " network; of 10 new images the candidate read 6 (60.0%)"
     )
 
 
@@ -325,8 +325,8 @@ def test_a_model_is_fetched_or_the_verdict_says_that_it_is_nowhere(folder: Path)
     assert "on the 10 of 40 images that both were measured on 80.00%" in reason(folder, candidate)
     execute(folder, "rm", "-rf", ".dvc/cache")
     assert reason(folder, candidate).startswith(
-        "On A, accuracy 75.00% against the champion's 75.00%; no test, for want of the champion's"
-        " predictions on the same images: model.txt is neither in DVC's cache nor on its remote."
+        "On A, accuracy 75.00% against the champion's 75.00%; not tested: the champion has no"
+        " predictions of the same images (model.txt is neither in DVC's cache nor on its remote)."
     )
 
 
