@@ -63,6 +63,16 @@ def read_gate(params: Mapping[str, Any]) -> GateParams:
     return validate(GateParams, params.get("gate", {}), PARAMS_FILE, "gate")
 
 
+def require_own(gate: GateParams) -> OwnGateParams:
+    """Return what is asked on own images; raise ParamsError if the gate has no section for them."""
+    if gate.own:
+        return gate.own
+    raise ParamsError(
+        f"{PARAMS_FILE}: gate.own is missing, and there are own images; add it, such as"
+        " own: {images: 50, minimum: 0.9, largest_drop: 0.05}"
+    )
+
+
 def judge(gate: GateParams, candidate: Evaluation, champion: Champion | None) -> Verdict:
     """Judge a candidate on each yardstick.
 
@@ -73,12 +83,7 @@ def judge(gate: GateParams, candidate: Evaluation, champion: Champion | None) ->
     results = [judge_on(rules, candidate, champion, own=False)]
     of_own = select(candidate, own=True)
     if of_own.metrics:
-        if not gate.own:
-            raise ParamsError(
-                f"{PARAMS_FILE}: gate.own is missing, and own images are held out; add it, such as"
-                " own: {images: 50, minimum: 0.9, largest_drop: 0.05}"
-            )
-        rules = replace(rules, **gate.own.model_dump())
+        rules = replace(rules, **require_own(gate).model_dump())
         results.append(judge_on(rules, candidate, champion, own=True))
     elif champion and (gone := count_gone(of_own, select(champion.stored, own=True))):
         reason = f"{results[0].reason}; no own images are held out: {describe_gone(gone)}"

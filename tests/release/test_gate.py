@@ -344,7 +344,7 @@ def test_a_test_set_that_has_shrunk_is_told_of() -> None:
 def test_own_images_ask_for_a_section_of_the_gate() -> None:
     with pytest.raises(ParamsError) as raised:
         judge(GATE, with_own(GOOD, "1"), None)
-    assert str(raised.value).startswith("params.yaml: gate.own is missing, and own images are held")
+    assert str(raised.value).startswith("params.yaml: gate.own is missing, and there are own")
     assert "\n" not in str(raised.value)
 
 

@@ -518,7 +518,9 @@ def test_a_gate_without_a_section_for_own_images_is_refused_in_one_line(
     (folder / "params.yaml").write_text(gate)
     commit_all(folder)
     said = retrain_now(folder, api, monkeypatch, train_own=7)
-    assert said.startswith("Failed: params.yaml: gate.own is missing, and own images are held out;")
+    assert said.startswith(
+        "Failed: params.yaml: gate.own is missing, and there are own images; add"
+    )
     assert "\n" not in said
     assert retrain_now(folder, api, monkeypatch, preprocess_own=0).startswith("Published: ")
 
