@@ -10,7 +10,7 @@ from benchmarks.nights import STORY, Night, Repository, Row, run
 from pipeline.paths import METRICS, OWN
 
 SHORT = (Night(150), Night(400, "mislabelled"), Night(30, "unreadable"), Night())
-GATE = {"gate.own": {"minimum": 0.5, "largest_drop": 0.5}}  # for a model of 500 digits
+GATE = {"gate.own": {"images": 10, "minimum": 0.5, "largest_drop": 0.5}}  # for 500 digits
 ENDS = ["Rejected", "Failed", "Unchanged"]
 
 

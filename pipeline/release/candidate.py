@@ -19,8 +19,8 @@ from prefect.client.schemas.objects import State
 from pipeline.orchestration.artifacts import publish_plan
 from pipeline.orchestration.flow import run_tasks, summarize_states
 from pipeline.orchestration.lifecycle import RunContext
-from pipeline.paths import HISTORY, METRICS, PREDICTIONS
-from pipeline.release.gate import GateParams, read_gate
+from pipeline.paths import HISTORY, METRICS, OWN, PREDICTIONS
+from pipeline.release.gate import GateParams, read_gate, require_own
 from pipeline.release.imports import ImportUpdate
 from pipeline.release.overrides import (
     PARAMS_FILE,
@@ -88,7 +88,8 @@ def run_isolated(
 
     With `update`, imported data are brought up to date first.
     There is no candidate unless every stage is up to date.
-    Raises ParamsError before a stage runs if a parameter is not what its stage allows.
+    Raises ParamsError before a stage runs if a parameter is not what its stage allows, or if there
+    are batches of own images and the gate has no section for them.
     """
     with worktree(root, commit, "retrain") as (tree, scratch):
         configure_dvc(tree, scratch, inherit=root)
@@ -96,6 +97,8 @@ def run_isolated(
         apply_overrides(tree / PARAMS_FILE, changes)
         link_data_source(root, tree)
         gate = read_gate(read_yaml(tree / PARAMS_FILE))
+        if any((tree / OWN).glob("*.dvc")):
+            require_own(gate)
         warn = get_run_logger().warning
         has_shared = has_remote(root)
         fetch = partial(fetch_runs, root, commit, log=warn) if has_shared else None

@@ -48,6 +48,7 @@ from pipeline.release.tags import (
     missing_tags,
     next_version,
     renew,
+    source_trailer,
 )
 from pipeline.repository.dvc_files import configure_dvc, has_remote
 from pipeline.repository.dvc_worker import DvcWorker
@@ -190,7 +191,7 @@ def promote(target: Target, name: str) -> str:
         if tip and champion_version(target.root, tip) == version:
             return f"{version} is the champion of the branch {target.branch} already"
         source = known[version]
-        message = f"Promote {version}\n\n"
+        message = f"Promote {version}\n\n{source_trailer(target.root, source)}"
         commit = make_champion_commit(target, source, {}, tip or source, message, version)
         move_champion(target, commit, tip)
         return f"{version} is now the champion of the branch {target.branch}"

@@ -124,11 +124,13 @@ def publish_if_accepted(
 
     A person is asked while no lock is held, and then it is judged again.
     """
-    for _ in range(PUBLISH_ATTEMPTS):
+    attempts = 0
+    while attempts < PUBLISH_ATTEMPTS:
         try:
             with publish_lock(target, get_run_logger().info):
                 return judge_and_publish(target, candidate, skip_ci, approval)
         except BranchMovedError as error:
+            attempts += 1
             get_run_logger().info("%s; judging again", error)
         except ApprovalNeededError as needed:
             assert approval

@@ -57,6 +57,12 @@ def champion_version(root: Path, commit: str) -> str:
     return read_trailer(root, commit, TRAILER)
 
 
+def source_trailer(root: Path, commit: str) -> str:
+    """Return the line of a champion's commit that says what it was made from, if there is one."""
+    source = read_trailer(root, commit, SOURCE_TRAILER)
+    return f"{SOURCE_TRAILER}: {source}\n" if source else ""
+
+
 def read_trailer(root: Path, commit: str, key: str) -> str:
     return git(root, "log", "-1", f"--format=%(trailers:key={key},valueonly)", commit).strip()
 
@@ -154,10 +160,11 @@ def renew(target: Target, tip: str) -> str:
     )
     assigned = read_assignments(target)
     if tree != tagged_tree:
-        renewed = next_version(root, target.artifact)
+        commit, renewed = tip, next_version(root, target.artifact)
         subject = f"Publish {renewed}, which was {version} until another branch took that"
     elif assigned.commit != commit and assigned.seconds >= int(date):
         renewed, subject = version, f"Promote {version}"
     else:
         return tip
-    return make_champion_commit(target, tip, {}, tip, f"{subject}\n\n", renewed)
+    message = f"{subject}\n\n{source_trailer(root, commit)}"
+    return make_champion_commit(target, tip, {}, tip, message, renewed)

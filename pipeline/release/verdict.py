@@ -14,6 +14,7 @@ class Rules:
     minimum: float
     largest_drop: float
     significance: float
+    images: int = 0  # by fewer it does not judge
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,6 @@ class Verdict:
     """What the gate says of a candidate, and on what grounds."""
 
     results: tuple[Result, ...]  # one for each yardstick, that of the data set first
-    remark: str = ""  # a sentence about a yardstick that is missing
     refusal: str = ""  # why a person has not approved what the gate has passed
 
     @property
@@ -47,7 +47,7 @@ class Verdict:
         sentences = [f"On {result.yardstick}, {result.reason}" for result in ordered]
         if len(ordered) == 1:
             sentences = [ordered[0].reason]
-        said = ". ".join([*sentences, *[self.remark] * bool(self.remark)])
+        said = ". ".join(sentences)
         return f"{self.refusal}; the gate had passed it: {said}" if self.refusal else said
 
     @property
@@ -62,15 +62,22 @@ class Verdict:
 def acceptance_reason(rules: Rules, standing: Standing, *, has_champion: bool) -> str:
     """Return how an accepted candidate compares with the champion."""
     if standing.champion is None:
-        lacks = f"the champion has no {rules.metric}" if has_champion else "no champion yet"
-        because = f": {standing.failure}" if standing.failure else ""
-        return f"{rules.metric} {standing.candidate:.2%}, and {lacks}{because}"
+        lacks = describe_lack(rules, standing) if has_champion else "no champion yet"
+        return f"{rules.metric} {standing.candidate:.2%}, and {lacks}"
     compared, gap = describe_standing(rules, standing), describe_gap(standing)
     if not (comparison := standing.comparison):
         return f"{compared}{gap}"
     is_noise = comparison.p >= rules.significance
     beyond = "no difference beyond noise" if is_noise else "more than noise"
     return f"{compared}, {beyond}: {describe_comparison(comparison)}{gap}"
+
+
+def describe_lack(rules: Rules, standing: Standing) -> str:
+    """Return why the champion has no metric to compare with, as a clause."""
+    if standing.shared:
+        return f"the champion's metrics have no {rules.metric}"
+    because = f": {standing.failure}" if standing.failure else ""
+    return f"the champion was not measured on these images{because}"
 
 
 def describe_standing(rules: Rules, standing: Standing) -> str:
@@ -84,17 +91,35 @@ def describe_standing(rules: Rules, standing: Standing) -> str:
 
 def describe_gap(standing: Standing) -> str:
     """Return why the models are not compared on all images, as a clause; empty if they are."""
-    because = f": {standing.failure}" if standing.failure else ""
     if standing.is_partial:
+        because = f": {standing.failure}" if standing.failure else ""
         return f"; the champion could not be measured on the others{because}"
     if standing.comparison:
         return ""
-    return f"; no test, for want of the champion's predictions on the same images{because}"
+    because = f" ({standing.failure})" if standing.failure else ""
+    return f"; not tested: the champion has no predictions of the same images{because}"
 
 
 def describe_comparison(comparison: Comparison) -> str:
     counts = f"{comparison.gained} images gained and {comparison.lost} lost"
     return f"{counts}, McNemar's p = {comparison.p:.3g}"
+
+
+def are_too_few(rules: Rules, standing: Standing) -> bool:
+    """Return whether the candidate was measured on too few images to be judged by them."""
+    return standing.images < rules.images
+
+
+def describe_too_few(rules: Rules, standing: Standing) -> str:
+    many = f"{standing.images} own images" if standing.images > 1 else "1 own image"
+    return f"{many}, too few to judge by: {rules.images} are asked for"
+
+
+def describe_gone(images: int) -> str:
+    """Return how many of the champion's images the candidate was not measured on, as a clause."""
+    if images == 1:
+        return "1 image that the champion was measured on is gone"
+    return f"{images:,} images that the champion was measured on are gone"
 
 
 def describe_new_images(new: NewImages) -> str:
@@ -134,11 +159,15 @@ def table_rows(result: Result, with_counts: bool) -> Iterator[tuple[str, str]]:
         yield f"{rules.metric}, the champion's", champion
     yield "minimum", f"{rules.minimum:.2%}"
     yield "largest drop allowed", f"{rules.largest_drop:.2%}"
+    if are_too_few(rules, standing):
+        yield "images to judge by, at least", f"{rules.images:,}"
     if comparison := standing.comparison:
         yield "images that only the candidate reads right", str(comparison.gained)
         yield "images that only the champion reads right", str(comparison.lost)
         noise = f"p = {comparison.p:.3g}, noise from {rules.significance:g}"
         yield "McNemar's exact test, two-sided", noise
+    if standing.gone:
+        yield "images of the champion's that are gone", f"{standing.gone:,}"
     if new := result.new:
         champion = "not known" if new.champion is None else str(new.champion)
         yield "new images", str(new.images)

@@ -21,7 +21,7 @@ class Version:
     name: str
     commit: str
     created: str  # date and time, to the minute
-    stages: tuple[str, ...]  # of GTO, such as prod
+    stages: tuple[str, ...]  # of GTO, such as prod, by name
     metrics: dict[str, float]  # of its commit
     branch: str = ""  # where it was published, if its commit says so
 
@@ -71,13 +71,13 @@ def list_versions(root: Path, artifact: str) -> list[Version]:
         if not state:
             return []
         assigned = state.get_vstages(sort=VersionSort.Timestamp)
-        stages = {stage: found[0].version for stage, found in assigned.items() if found}
+        stages = sorted((stage, found[0].version) for stage, found in assigned.items() if found)
         return [
             Version(
                 name=version.version,
                 commit=version.commit_hexsha,
                 created=version.created_at.isoformat(" ", "minutes"),
-                stages=tuple(stage for stage, name in stages.items() if name == version.version),
+                stages=tuple(stage for stage, name in stages if name == version.version),
                 metrics=read_metrics(read_file(root, version.commit_hexsha, METRICS)),
                 branch=read_trailer(root, version.commit_hexsha, BRANCH_TRAILER),
             )

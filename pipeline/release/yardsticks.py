@@ -73,6 +73,7 @@ class Standing:
     candidate_on_shared: float = 0.0
     comparison: Comparison | None = None  # on the shared images
     failure: str = ""  # why not all images are shared
+    gone: int = 0  # images of the champion's commit on which the candidate was not measured
 
     @property
     def is_partial(self) -> bool:
@@ -159,7 +160,21 @@ def compare(
         candidate_on_shared=on_shared,
         comparison=mcnemar(candidate.predictions, champion.predictions, shared),
         failure=failure if len(shared) < len(candidate.predictions) else "",
+        gone=count_gone(candidate, stored),
     )
+
+
+def count_gone(candidate: Measurement, stored: Measurement) -> int:
+    """Return on how many images the champion's commit was measured and the candidate was not.
+
+    At least so many, if images are known by their rows or the champion's predictions are lost.
+    """
+    before, now = stored.predictions, candidate.predictions
+    if candidate.metrics and not now:
+        return 0  # nobody can tell
+    if before and all(image.source for image in (*before, *now)):
+        return len(before.keys() - now.keys())
+    return max(0, int(len(before) or stored.metrics.get("images", 0)) - len(now))
 
 
 def find_new_images(

@@ -6,7 +6,7 @@ import pytest
 from helpers import edit_params
 from prefect import flow
 from prefect_api import Api, calling
-from toy import GIT, commit_all, execute, make_model_workspace
+from toy import GIT, append, commit_all, execute, make_model_workspace
 
 from pipeline.errors import ParamsError
 from pipeline.release.candidate import Candidate, GraphRun, run_isolated
@@ -91,6 +91,28 @@ def test_a_stage_that_fails_makes_no_candidate(tmp_path: Path, api: Api) -> None
     assert candidate is None
     assert (run.state.name, run.states["train"].name) == ("Failed", "Completed")
     assert str(run.state.message).startswith("evaluate failed: exit code 3\n")
+
+
+def test_a_gate_without_limits_for_own_images_is_refused_before_a_stage_runs(
+    tmp_path: Path, api: Api
+) -> None:
+    folder = make_model_workspace(tmp_path / "toy")
+    append(folder / "train.py", f"\nPath({str(tmp_path / 'trained')!r}).touch()\n")
+    (folder / "data/own").mkdir(parents=True)
+    (folder / "data/own/first.dvc").write_text("outs: []\n")
+    commit_all(folder)
+    with pytest.raises(ParamsError) as raised:
+        run_in_flow(folder, api, {})
+    assert str(raised.value) == (
+        "params.yaml: gate.own is missing, and there are own images; add it, such as"
+        " own: {images: 50, minimum: 0.9, largest_drop: 0.05}"
+    )
+    assert not (tmp_path / "trained").exists()
+    append(folder / "params.yaml", "  own: {images: 50, minimum: 0.9, largest_drop: 0.05}\n")
+    commit_all(folder)
+    _, candidate = run_in_flow(folder, api, {})
+    assert candidate
+    assert (tmp_path / "trained").exists()
 
 
 @pytest.mark.slow

@@ -20,7 +20,7 @@ from pipeline.release.champion import (
     publish_lock,
     reconcile,
 )
-from pipeline.release.tags import champion_version, stage_of
+from pipeline.release.tags import SOURCE_TRAILER, champion_version, read_trailer, stage_of
 from pipeline.release.versions import list_versions
 from pipeline.repository.git import GitError, git
 from pipeline.repository.refs import BranchMovedError, Target
@@ -32,6 +32,7 @@ def folder(trained: Path, tmp_path: Path) -> Path:
     return tmp_path / "checkout"
 
 
+MADE_FROM = "Retrained-from: 486c5a5c8f3f01b66ae6502171f7b462856f471c"
 REFS = ["refs/heads/champion", "refs/tags/toy#prod#1", "refs/tags/toy@v1.0.0"]
 
 
@@ -55,7 +56,7 @@ def publish_now(target: Target, **files: str) -> str:
         tip = reconcile(target)
         content = {name.replace("_", "."): text.encode() for name, text in files.items()}
         return publish(
-            target, "HEAD", content, tip, "Publish {version}", "For a reason\n\nFlow-run: none"
+            target, "HEAD", content, tip, "Publish {version}", f"For a reason\n\n{MADE_FROM}"
         )
 
 
@@ -152,6 +153,7 @@ def test_a_promotion_follows_the_champion(target: Target, folder: Path) -> None:
     assert git(folder, "rev-parse", "champion^{tree}") == git(
         folder, "rev-parse", "toy@v1.0.0^{tree}"
     )
+    assert_it_says_what_it_was_made_from(folder, "champion")
     after = refs(folder)
     already = "toy@v1.0.0 is the champion of the branch champion already"
     assert promote(target, "toy@v1.0.0") == already
@@ -162,6 +164,10 @@ def test_a_promotion_follows_the_champion(target: Target, folder: Path) -> None:
     assert (
         str(raised.value) == "there is no version v9.0.0 of toy; there are: v1.0.0, v1.1.0, v1.2.0"
     )
+
+
+def assert_it_says_what_it_was_made_from(folder: Path, branch: str) -> None:
+    assert read_trailer(folder, branch, SOURCE_TRAILER) == MADE_FROM.split()[1]
 
 
 def test_a_branch_that_somebody_has_checked_out_is_refused(
@@ -386,6 +392,7 @@ def test_a_stage_that_another_branch_took_comes_back(target: Target, folder: Pat
     assert champions(folder) == {"prod": "v1.0.0", "team": "v1.1.0"}
     assert len(execute(folder, "git", "log", "--format=%s", "champion").splitlines()) == 4
     assert git(folder, "log", "-1", "--format=%s", "champion") == "Promote toy@v1.0.0"
+    assert_it_says_what_it_was_made_from(folder, "champion")
 
 
 def test_the_loser_of_a_race_between_branches_takes_the_next_version(
@@ -428,6 +435,7 @@ def test_a_version_that_another_branch_took_after_a_kill_is_renewed(
         }
     )
     assert execute(folder, "git", "show", "toy@v1.1.0:notes.md") == "one"
+    assert_it_says_what_it_was_made_from(folder, tip)
     assert reconcile(shared) == tip
     reconcile(other)
     for branch in ("champion", "team"):

@@ -13,7 +13,8 @@ from pipeline.release.yardsticks import Champion, Evaluation
 from pipeline.repository.dvc_files import read_yaml
 
 GATE = GateParams(metric="accuracy", minimum=0.5, largest_drop=0.1, significance=0.05)
-GATE_OF_BOTH = GATE.model_copy(update={"own": OwnGateParams(minimum=0.6, largest_drop=0.2)})
+OWN_GATE = OwnGateParams(images=4, minimum=0.6, largest_drop=0.2)
+GATE_OF_BOTH = GATE.model_copy(update={"own": OWN_GATE})
 
 
 def predictions(hits: str, digit: int = 7) -> bytes:
@@ -78,7 +79,7 @@ def with_own(hits: str, own: str) -> Evaluation:
             "1" * 3,
             "1" * 4,
             True,
-            "no test, for want of the champion's predictions on the same images",
+            "; not tested: the champion has no predictions of the same images",
         ),
     ],
 )
@@ -99,7 +100,13 @@ def test_a_negative_drop_asks_for_a_gain() -> None:
 
 
 def test_a_champion_without_the_metric_is_not_compared_by_it() -> None:
-    assert judge(GATE, evaluation("1110"), Champion(Evaluation({}, b""))).passed
+    for stored, reason in (
+        (b"", "the champion was not measured on these images"),
+        (predictions("1111"), "the champion's metrics have no accuracy"),
+    ):
+        verdict = judge(GATE, evaluation("1110"), Champion(Evaluation({}, stored)))
+        assert verdict.passed
+        assert verdict.reason == f"accuracy 75.00%, and {reason}"
     with pytest.raises(DataError, match="the candidate's metrics have no accuracy"):
         judge(GATE, Evaluation({}, b""), None)
 
@@ -176,8 +183,8 @@ def judge_both(own: str, stored: str, measured: str = "", failure: str = "") -> 
             "",
             "its model is lost",
             True,
-            "accuracy 75.00%, and the champion has no accuracy: its model is lost; of 4 new images"
-            " the candidate read 3 (75.0%)",
+            "accuracy 75.00%, and the champion was not measured on these images: its model is lost;"
+            " of 4 new images the candidate read 3 (75.0%)",
         ),
         ("0001", "0001", "", "", False, "accuracy 25.00% is below the minimum of 60.00%"),
         (
@@ -196,7 +203,17 @@ def judge_both(own: str, stored: str, measured: str = "", failure: str = "") -> 
             "",
             "",
             True,
-            f"accuracy 75.00% against the champion's 75.00%, {NOISE}",
+            f"accuracy 75.00% against the champion's 75.00%, {NOISE}: 1 images gained and 1 lost,"
+            " McNemar's p = 1; 4 images that the champion was measured on are gone",
+        ),
+        (
+            "0001",
+            "00011",
+            "",
+            "",
+            False,
+            "accuracy 25.00% is below the minimum of 60.00%; 1 image that the champion was measured"
+            " on is gone",
         ),
     ],
 )
@@ -235,6 +252,59 @@ def test_without_a_champion_the_minimum_of_each_counts() -> None:
     assert not judge(GATE_OF_BOTH, with_own(GOOD, "1000"), None).passed
 
 
+TOO_FEW = "3 own images, too few to judge by: 4 are asked for"
+
+
+@pytest.mark.parametrize(
+    ("own", "stored", "measured", "reason"),
+    [
+        ("000", None, "", f"accuracy 0.00%, and no champion yet; {TOO_FEW}"),
+        (
+            "000",
+            "111",
+            "",
+            f"accuracy 0.00% against the champion's 100.00%, {NOISE}: 0 images gained and 3 lost,"
+            f" McNemar's p = 0.25; {TOO_FEW}",
+        ),
+        (
+            "100",
+            "11",
+            "110",
+            f"accuracy 33.33% against the champion's 66.67%, {NOISE}: 0 images gained and 1 lost,"
+            f" McNemar's p = 1; {TOO_FEW}; of 1 new image the champion read 0 (0.0%), the candidate"
+            " 0 (0.0%)",
+        ),
+        (
+            "0",
+            None,
+            "",
+            "accuracy 0.00%, and no champion yet; 1 own image, too few to judge by: 4 are asked"
+            " for",
+        ),
+    ],
+)
+def test_a_few_own_images_are_told_of_and_reject_nothing(
+    own: str, stored: str | None, measured: str, reason: str
+) -> None:
+    candidate = with_own(GOOD, own)
+    if stored is None:
+        verdict = judge(GATE_OF_BOTH, candidate, None)
+    else:
+        verdict = judge_both(own, stored, measured)
+    assert verdict.passed
+    assert verdict.results[1].reason == reason
+    assert "| images to judge by, at least |  | 4 |\n" in to_markdown(verdict, "Published")
+    alone = judge(GATE_OF_BOTH, with_own("0" * 10, own), None)
+    assert [result.passed for result in alone.results] == [False, True]
+
+
+def test_as_many_own_images_as_are_asked_for_reject() -> None:
+    verdict = judge_both("0001", "0001")
+    assert not verdict.passed
+    assert "too few" not in verdict.reason
+    assert "images to judge by" not in to_markdown(verdict, "Rejected")
+
+
 def test_the_page_shows_what_each_model_makes_of_the_new_images() -> None:
     page = to_markdown(judge_both("1111110", "1101", "1101000"), "Published")
     assert page.endswith(
@@ -254,13 +324,27 @@ def test_without_own_images_nothing_is_said_of_them_unless_the_champion_had_some
     verdict = judge(GATE_OF_BOTH, alone, Champion(champion))
     assert len(verdict.results) == 1
     assert verdict.reason.startswith(ALIKE)
-    assert verdict.reason.endswith(". No own images are held out; the champion was measured on 4")
+    gone = "; no own images are held out: 4 images that the champion was measured on are gone"
+    assert verdict.reason.endswith(gone)
+    lost = replace(champion, predictions=alone.predictions)
+    assert judge(GATE_OF_BOTH, alone, Champion(lost)).reason.endswith(gone)
+
+
+def test_a_test_set_that_has_shrunk_is_told_of() -> None:
+    verdict = judge(GATE, with_own("1" * 9, ""), Champion(with_own("1" * 100, "")))
+    told = "91 images that the champion was measured on are gone"
+    assert verdict.reason.endswith(f"McNemar's p = 1; {told}")
+    assert "\n| images of the champion's that are gone | 91 |\n" in to_markdown(
+        verdict, "Published"
+    )
+    alike = judge(GATE, with_own(GOOD, ""), Champion(with_own(GOOD, "")))
+    assert "gone" not in to_markdown(alike, "Published")
 
 
 def test_own_images_ask_for_a_section_of_the_gate() -> None:
     with pytest.raises(ParamsError) as raised:
         judge(GATE, with_own(GOOD, "1"), None)
-    assert str(raised.value).startswith("params.yaml: gate.own is missing, and own images are held")
+    assert str(raised.value).startswith("params.yaml: gate.own is missing, and there are own")
     assert "\n" not in str(raised.value)
 
 
@@ -300,12 +384,24 @@ def test_the_gate_of_params_yaml_is_valid() -> None:
         ),
         ({"noise": 1}, "params.yaml: gate.noise is not a parameter; gate has metric, minimum, "),
         (
-            {"own": {"minimum": 2, "drop": 1}},
+            {"own": {"images": 0, "minimum": 1, "largest_drop": 0}},
+            "params.yaml: gate.own.images must be greater than or equal to 1, got 0",
+        ),
+        (
+            {"own": {"images": 9.5, "minimum": 1, "largest_drop": 0}},
+            "params.yaml: gate.own.images must be a valid integer, got 9.5",
+        ),
+        (
+            {"own": {"minimum": 1, "largest_drop": 0}},
+            "params.yaml: gate.own.images is missing; add it",
+        ),
+        (
+            {"own": {"images": 1, "minimum": 2, "drop": 1}},
             "params.yaml: gate.own.minimum must be less than or equal to 1, got 2",
         ),
         (
-            {"own": {"minimum": 1, "largest_drop": 0, "noise": 1}},
-            "params.yaml: gate.own.noise is not a parameter; gate.own has minimum, largest_drop",
+            {"own": {"images": 1, "minimum": 1, "largest_drop": 0, "noise": 1}},
+            "params.yaml: gate.own.noise is not a parameter; gate.own has images, minimum, ",
         ),
         ("accuracy", "params.yaml: gate must be a section of names and values, got 'accuracy'"),
     ],

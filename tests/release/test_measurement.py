@@ -50,7 +50,7 @@ gate:
   minimum: 0.5
   largest_drop: 0.05
   significance: 0.01
-  own: {minimum: 0.5, largest_drop: 0.05}
+  own: {images: 10, minimum: 0.5, largest_drop: 0.05}
 """
 GRAPH = """\
 stages:
@@ -255,7 +255,8 @@ def test_a_candidate_of_an_earlier_commit_is_compared_too(folder: Path) -> None:
     candidate = make_candidate(folder, train_skill=160, preprocess_own=0)
     assert reason(folder, candidate) == (
         "accuracy 80.00% against the champion's 75.00%, more than noise: 10 images gained and 0"
-        " lost, McNemar's p = 0.00195. No own images are held out; the champion was measured on 10"
+        " lost, McNemar's p = 0.00195; no own images are held out: 10 images that the champion was"
+        " measured on are gone"
     )
 
 
@@ -263,11 +264,12 @@ def test_fewer_images_need_no_measuring(folder: Path) -> None:
     candidate = make_candidate(folder, preprocess_test=160, preprocess_own=5)
     champion, said = evaluate_now(folder, candidate)
     assert (champion.measured, champion.failure, said) == (None, "", [])
-    assert reason(folder, candidate).startswith(
-        "On A, accuracy 93.75% against the champion's 93.75"
-    )
-    assert "On own images, accuracy 100.00% against the champion's 100.00%" in reason(
-        folder, candidate
+    assert reason(folder, candidate) == (
+        "On A, accuracy 93.75% against the champion's 93.75%, no difference beyond noise: 0 images"
+        " gained and 0 lost, McNemar's p = 1; 40 images that the champion was measured on are gone."
+        " On own images, accuracy 100.00% against the champion's 100.00%, no difference beyond"
+        " noise: 0 images gained and 0 lost, McNemar's p = 1; 5 own images, too few to judge by: 10"
+        " are asked for; 5 images that the champion was measured on are gone"
     )
 
 
@@ -304,10 +306,10 @@ def test_without_an_image_in_common_the_verdict_says_that_there_was_no_test(fold
     commit_all(folder)
     candidate = make_candidate(folder, train_skill=160, preprocess_own=10)
     assert reason(folder, candidate) == (
-        "On A, accuracy 80.00% against the champion's 75.00%; no test, for want of the champion's"
-        " predictions on the same images: model.txt holds another network. On own images, accuracy"
-        " 60.00%, and the champion has no accuracy: model.txt holds another network; of 10 new"
-        " images the candidate read 6 (60.0%)"
+        "On A, accuracy 80.00% against the champion's 75.00%; not tested: the champion has no"
+        " predictions of the same images (model.txt holds another network). On own images, accuracy"
+        " 60.00%, and the champion was not measured on these images: model.txt holds another"
+        " network; of 10 new images the candidate read 6 (60.0%)"
     )
 
 
@@ -323,8 +325,8 @@ def test_a_model_is_fetched_or_the_verdict_says_that_it_is_nowhere(folder: Path)
     assert "on the 10 of 40 images that both were measured on 80.00%" in reason(folder, candidate)
     execute(folder, "rm", "-rf", ".dvc/cache")
     assert reason(folder, candidate).startswith(
-        "On A, accuracy 75.00% against the champion's 75.00%; no test, for want of the champion's"
-        " predictions on the same images: model.txt is neither in DVC's cache nor on its remote."
+        "On A, accuracy 75.00% against the champion's 75.00%; not tested: the champion has no"
+        " predictions of the same images (model.txt is neither in DVC's cache nor on its remote)."
     )
 
 
@@ -357,8 +359,8 @@ def test_a_cancelled_measuring_is_no_failure_of_the_champion(folder: Path) -> No
 @pytest.fixture
 def digits(repository: Path) -> Path:
     """A repository of the sample whose gate asks for little of own images."""
-    own = "  own: {minimum: 0, largest_drop: 1}\n"
-    gate, _, _ = (repository / "params.yaml").read_text().partition("  own:\n    minimum")
+    own = "  own: {images: 1, minimum: 0, largest_drop: 1}\n"
+    gate, _, _ = (repository / "params.yaml").read_text().partition("  own:\n    images")
     (repository / "params.yaml").write_text(gate + own)
     commit_all(repository)
     return repository
@@ -503,7 +505,9 @@ def test_the_run_the_page_and_the_commit_tell_of_the_new_images(
     )
     said = retrain_now(folder, api, monkeypatch, preprocess_own=0)
     assert said.startswith("Published: toy@v1.2.0: accuracy 75.00% against the champion's 75.00%, ")
-    assert said.endswith(". No own images are held out; the champion was measured on 10")
+    assert said.endswith(
+        "; no own images are held out: 10 images that the champion was measured on are gone"
+    )
 
 
 @pytest.mark.slow
@@ -514,7 +518,9 @@ def test_a_gate_without_a_section_for_own_images_is_refused_in_one_line(
     (folder / "params.yaml").write_text(gate)
     commit_all(folder)
     said = retrain_now(folder, api, monkeypatch, train_own=7)
-    assert said.startswith("Failed: params.yaml: gate.own is missing, and own images are held out;")
+    assert said.startswith(
+        "Failed: params.yaml: gate.own is missing, and there are own images; add"
+    )
     assert "\n" not in said
     assert retrain_now(folder, api, monkeypatch, preprocess_own=0).startswith("Published: ")
 

@@ -16,6 +16,7 @@ from pipeline.release.yardsticks import (
     Measurement,
     NewImages,
     compare,
+    count_gone,
     covers,
     find_new_images,
     score,
@@ -181,6 +182,21 @@ def test_new_images_are_those_that_the_champions_commit_was_not_measured_on() ->
     assert find_new_images(candidate, nothing, on("110001")) == NewImages(6, 5, 3)
     lost = Measurement({"accuracy": 0.5}, {})
     assert find_new_images(candidate, lost, on("110001")) is None, "nobody can tell which are new"
+
+
+def test_images_are_gone_if_the_champions_commit_was_measured_on_them_and_the_candidate_not() -> (
+    None
+):
+    stored, both = on("110011"), measured(write_numbered(rows_of("110011")))
+    assert count_gone(on("1100"), stored) == 2
+    assert count_gone(on("1111", start=4), stored) == 4, "though others are new"
+    assert count_gone(stored, on("1100")) == 0
+    assert count_gone(on("1100"), both) == 2, "rows can be counted"
+    lost = Measurement({"accuracy": 0.5, "images": 6}, {})
+    assert count_gone(on("1100"), lost) == 2
+    assert count_gone(Measurement({"accuracy": 0.5}, {}), stored) == 0, "nobody can tell"
+    assert count_gone(Measurement({}, {}), stored) == 6
+    assert compare("accuracy", on("1111"), stored, on("1100")).gone == 2
 
 
 def test_own_images_and_the_data_sets_are_apart() -> None:
