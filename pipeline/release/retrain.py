@@ -29,7 +29,7 @@ from pipeline.release.champion import (
     reconcile,
 )
 from pipeline.release.gate import judge
-from pipeline.release.imports import ImportUpdate
+from pipeline.release.imports import ImportUpdate, find_newer
 from pipeline.release.measurement import evaluate_champion
 from pipeline.release.overrides import Changes
 from pipeline.release.receipts import without_receipt
@@ -106,7 +106,8 @@ def retrain_commit(
     check_target(target)
     with publish_lock(target, get_run_logger().info), suppress(BranchMovedError):
         reconcile(target)  # if this fails, it fails before hours of training
-    imports = ImportUpdate(root, commit, resolve_ref(root, target.ref)) if update else None
+    newer = find_newer(root, commit, resolve_ref(root, target.ref))
+    imports = ImportUpdate(newer, root if update else None)
     run, candidate = run_isolated(root, commit, changes, update=imports)
     if candidate is None:
         return run.state
