@@ -6,7 +6,6 @@ The run is Paused meanwhile. It holds no lock, so that others run and publish.
 import hashlib
 import time
 from dataclasses import dataclass, replace
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -80,7 +79,7 @@ class Approval:
         if self.answer and self.answer.approve:
             get_run_logger().info("%s", self.answer)
             return None
-        within = f"not approved within {timedelta(seconds=self.timeout)}"
+        within = f"not approved within {spell_out(self.timeout)}"
         return replace(verdict, refusal=str(self.answer or within))
 
 
@@ -98,7 +97,7 @@ def wait_for_answer(page: str, timeout: float) -> Answer | None:
     form.save(keyset)  # before the state, so that whoever sees that can answer
     propose_state_sync(client, state, flow_run_id=run_id)
     address = url_for("flow-run", obj_id=run_id)
-    get_run_logger().info("waits up to %s for approval: %s", timedelta(seconds=timeout), address)
+    get_run_logger().info("waits up to %s for approval: %s", spell_out(timeout), address)
     deadline = time.monotonic() + timeout
     while True:
         current_scope().raise_if_cancelled()
@@ -118,3 +117,13 @@ def read_answer(keyset: Keyset) -> Answer:
         return Answer(approve=False, reason="resumed without an answer")
     assert isinstance(answer, Answer)
     return answer
+
+
+def spell_out(seconds: float) -> str:
+    """100000 → '1 day 3 hours 46 minutes 40 seconds'."""
+    minutes, rest = divmod(seconds, 60)
+    hours, minutes = divmod(int(minutes), 60)
+    days, hours = divmod(hours, 24)
+    units = {"day": days, "hour": hours, "minute": minutes, "second": rest}
+    parts = [f"{n:g} {unit}{'s' * (n != 1)}" for unit, n in units.items() if n]
+    return " ".join(parts) or "0 seconds"

@@ -19,6 +19,7 @@ from pydantic import Field
 
 from pipeline.errors import PipelineError
 from pipeline.files import atomic_write
+from pipeline.options import MAX_APPROVAL
 from pipeline.orchestration.lifecycle import run_as_flow
 from pipeline.release.approval import Approval, ApprovalNeededError
 from pipeline.release.candidate import Candidate, run_isolated
@@ -70,7 +71,7 @@ def retrain(
     skip_ci: bool = True,
     update: bool = False,
     approve: bool = False,
-    approve_timeout: Annotated[float, Field(ge=0)] = DAY,
+    approve_timeout: Annotated[float, Field(ge=0, le=MAX_APPROVAL)] = DAY,
 ) -> State[Any]:
     """Publish what a commit gives, if it passes the gate; leave this folder alone.
 

@@ -8,6 +8,22 @@ import pytest
 from prefect_api import Api, finish, message
 from toy import execute, make_model_workspace, start_pipeline
 
+from pipeline.release.approval import spell_out
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (86400, "1 day"),
+        (0, "0 seconds"),
+        (0.5, "0.5 seconds"),
+        (86_400_000, "1000 days"),
+        (176_461, "2 days 1 hour 1 minute 1 second"),
+    ],
+)
+def test_a_time_is_said_in_words(seconds: float, text: str) -> None:
+    assert spell_out(seconds) == text
+
 
 def start_waiting(
     folder: Path, api: Api, skill: int, *arguments: str
@@ -61,7 +77,8 @@ def test_what_nobody_approves_in_time_is_rejected(tmp_path: Path, api: Api) -> N
     process, run = start_waiting(folder, api, 150, "--approve-timeout", "5")
     assert end(api, run, process) == (
         "Rejected",
-        "not approved within 0:00:05; the gate had passed it: accuracy 75.00%, and no champion yet",
+        "not approved within 5 seconds;"
+        " the gate had passed it: accuracy 75.00%, and no champion yet",
     )
 
 
