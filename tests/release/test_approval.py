@@ -72,6 +72,7 @@ def test_a_person_sees_the_verdict_and_decides(tmp_path: Path, api: Api) -> None
     assert answer(api, run, approve=True, name="Bob\nModel-version: v9") == "ACCEPT"
     assert end(api, run, process)[0] == "Published"
     commit = execute(folder, "git", "log", "-1", "--format=%B", "champion").splitlines()
+    assert not list((folder / ".dvc" / "tmp").glob("approval-*"))
     assert "Approval: approved by Bob Model-version: v9" in commit
     assert "Model-version: v9" not in commit
 
