@@ -5,6 +5,8 @@ import math
 import re
 from typing import NoReturn
 
+MAX_APPROVAL = 86_400_000  # seconds, 1,000 days, to wait for a person
+
 
 class Parser(argparse.ArgumentParser):
     """Refuses bad input in one line, with exit code 2."""
@@ -20,6 +22,13 @@ def seconds(text: str) -> float:
         value = -1
     if not 0 <= value < math.inf:
         raise argparse.ArgumentTypeError(f"must be 0 or more, got {text}")
+    return value
+
+
+def approval_seconds(text: str) -> float:
+    value = seconds(text)
+    if value > MAX_APPROVAL:
+        raise argparse.ArgumentTypeError(f"must be at most {MAX_APPROVAL} (1,000 days), got {text}")
     return value
 
 
@@ -201,7 +210,7 @@ def add_approve_options(parser: Parser) -> None:
     )
     parser.add_argument(
         "--approve-timeout",
-        type=seconds,
+        type=approval_seconds,
         default=86400,
         metavar="N",
         help="how long to wait for that person (%(default)s)",

@@ -95,6 +95,10 @@ def test_the_console_command_runs_the_same_function() -> None:
     [
         (("run", "--wait-seconds", "x"), "argument --wait-seconds: must be 0 or more, got x"),
         (("run", "--wait-seconds", "-1"), "argument --wait-seconds: must be 0 or more, got -1"),
+        (
+            ("retrain", "--approve-timeout", "1e15"),
+            "argument --approve-timeout: must be at most 86400000 (1,000 days), got 1e15",
+        ),
         (("serve", "--cron", "0 99 * * *"), "--cron '0 99 * * *' --timezone UTC is no schedule"),
         (("serve", "--timezone", "Mars/Base"), "--timezone Mars/Base is no schedule"),
         (("serve", "--interval", "0"), "--interval 0 --timezone UTC is no schedule"),

@@ -4,7 +4,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from contextvars import ContextVar, copy_context
 from dataclasses import dataclass
 from datetime import datetime
@@ -204,14 +204,21 @@ def release_deployment() -> None:
 
 @contextmanager
 def hold_or_skip(lock: Path, work: str) -> Iterator[None]:
-    """Hold a lock; raise SkippedRunError if another run does, which says what its `work` is."""
+    """Hold a lock, and remove its file afterwards.
+
+    Raises SkippedRunError if another run holds it, which says what its `work` is.
+    """
     try:
         held = take_lock(lock)
     except BusyError as error:
         raise SkippedRunError(f"{error} {work}") from error
     with held:
         note_holder(lock)
-        yield
+        try:
+            yield
+        finally:  # while it is held; FileLock takes no file that was removed meanwhile
+            lock.with_suffix(".holder").unlink(missing_ok=True)
+            lock.unlink(missing_ok=True)
 
 
 def take_lock(path: Path) -> AbstractContextManager[object]:
@@ -220,8 +227,9 @@ def take_lock(path: Path) -> AbstractContextManager[object]:
     try:
         return FileLock(path).acquire(blocking=False)
     except Timeout as error:
-        note = path.with_suffix(".holder")
-        holder = note.read_text(encoding="utf-8") if note.exists() else "another run"
+        holder = "another run"
+        with suppress(FileNotFoundError):  # it is about to write this, or has removed it
+            holder = path.with_suffix(".holder").read_text(encoding="utf-8")
         raise BusyError(holder) from error
 
 

@@ -5,14 +5,15 @@ The run is Paused meanwhile. It holds no lock, so that others run and publish.
 
 import hashlib
 import time
+from contextlib import suppress
 from dataclasses import dataclass, replace
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 from prefect import get_run_logger, runtime
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import State
+from prefect.exceptions import Abort, Pause
 from prefect.input.run_input import Keyset, RunInput, keyset_from_paused_state
 from prefect.states import Paused
 from prefect.utilities.engine import propose_state_sync
@@ -21,7 +22,7 @@ from pydantic import Field, ValidationError
 
 from pipeline.orchestration.lifecycle import hold_or_skip, release_deployment
 from pipeline.release.verdict import Verdict
-from pipeline.repository.processes import current_scope
+from pipeline.repository.processes import RunCancelledError, current_scope
 
 POLL = 5.0  # seconds between looks for an answer
 
@@ -80,7 +81,7 @@ class Approval:
         if self.answer and self.answer.approve:
             get_run_logger().info("%s", self.answer)
             return None
-        within = f"not approved within {timedelta(seconds=self.timeout)}"
+        within = f"not approved within {spell_out(self.timeout)}"
         return replace(verdict, refusal=str(self.answer or within))
 
 
@@ -89,16 +90,21 @@ def wait_for_answer(page: str, timeout: float) -> Answer | None:
 
     Prefect's own pause_flow_run would not end when the run is cancelled, and would end when the
     server is away. The pause has no time limit for the server, which would make the run Failed.
+    The server refuses it unless the run is Running; then the state says how to go on.
+
+    Raises RunCancelledError.
     """
     client, run_id = get_client(sync_client=True), runtime.flow_run.id
-    state: State[Any] = Paused(pause_key="approval", message="waits for a person's approval")
+    key = f"approval-{runtime.flow_run.run_count}"  # the server takes each once, also of one rerun
+    state: State[Any] = Paused(pause_key=key, message="waits for a person's approval")
     keyset = keyset_from_paused_state(state)
     state.state_details.run_input_keyset = {str(kind): key for kind, key in keyset.items()}
     form = Answer.with_initial_data(description=page)
     form.save(keyset)  # before the state, so that whoever sees that can answer
-    propose_state_sync(client, state, flow_run_id=run_id)
+    with suppress(Abort, Pause):  # it was cancelled just before, or the request was repeated
+        propose_state_sync(client, state, flow_run_id=run_id)
     address = url_for("flow-run", obj_id=run_id)
-    get_run_logger().info("waits up to %s for approval: %s", timedelta(seconds=timeout), address)
+    get_run_logger().info("waits up to %s for approval: %s", spell_out(timeout), address)
     deadline = time.monotonic() + timeout
     while True:
         current_scope().raise_if_cancelled()
@@ -106,6 +112,8 @@ def wait_for_answer(page: str, timeout: float) -> Answer | None:
         now = client.read_flow_run(run_id).state
         if now and now.is_running():
             return read_answer(keyset)
+        if now and (now.is_final() or now.is_cancelling()):
+            raise RunCancelledError(f"{now.name} while it waited for approval")
         if is_over:
             return None
         time.sleep(POLL)
@@ -118,3 +126,13 @@ def read_answer(keyset: Keyset) -> Answer:
         return Answer(approve=False, reason="resumed without an answer")
     assert isinstance(answer, Answer)
     return answer
+
+
+def spell_out(seconds: float) -> str:
+    """100000 → '1 day 3 hours 46 minutes 40 seconds'."""
+    minutes, rest = divmod(seconds, 60)
+    hours, minutes = divmod(int(minutes), 60)
+    days, hours = divmod(hours, 24)
+    units = {"day": days, "hour": hours, "minute": minutes, "second": rest}
+    parts = [f"{n:g} {unit}{'s' * (n != 1)}" for unit, n in units.items() if n]
+    return " ".join(parts) or "0 seconds"

@@ -1,17 +1,19 @@
-"""Imported data in a worktree, brought up to date from where they were imported.
+"""Imported data in a worktree: the newest that are known, or that their sources have now.
 
-They are what `dvc import-url` took from a folder or bucket, or `dvc import` from a repository. A
-source that is away costs no run: its last state is used, the champion's if that is newer.
+They are what `dvc import-url` took from a folder or bucket, or `dvc import` from a repository. The
+newest .dvc file of one is often the champion's alone: a retraining publishes what it took there,
+and leaves the branches of people as they are. A source that is away costs no run.
 """
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from pipeline.params import parse_yaml
 from pipeline.release.tags import SOURCE_TRAILER, read_trailer
 from pipeline.repository.dvc_worker import DvcWorker
-from pipeline.repository.git import read_file
+from pipeline.repository.git import GitError, git, read_file
 
 Log = Callable[..., object]
 
@@ -20,26 +22,69 @@ Log = Callable[..., object]
 class ImportUpdate:
     """What it takes to update the imports of a worktree: `update(dvc, info, warning)`."""
 
-    root: Path  # the checkout; relative sources are relative to it
-    commit: str  # of the worktree
-    champion: str | None  # the commit of its branch
+    newer: Mapping[str, str]  # .dvc files, of `find_newer`
+    home: Path | None = None  # sources are asked, a relative one from here; None: they are not
 
     def __call__(self, dvc: DvcWorker, info: Log, warning: Log) -> None:
         """Update each import that the graph needs; log what changed and what could not be."""
-        output = dvc.run("update-imports", "--home", str(self.root))
-        reasons: dict[str, str] = json.loads(output.splitlines()[-1])
+        paths = {name: dvc.root / name for name in self.newer}
+        before = {name: path.read_bytes() for name, path in paths.items()}
+        for name, path in paths.items():
+            path.write_text(f"{self.newer[name]}\n", encoding="utf-8")
+        reasons = self.ask_sources(dvc)
         for name, reason in reasons.items():
-            if not reason:
+            if reason:
+                warning("%s is not updated, its last state is used: %s", name, reason)
+            else:
                 info("%s: new data", name)
+        for name in self.newer:
+            if reasons.get(name) == "":
                 continue
-            warning("%s is not updated, its last state is used: %s", name, reason)
-            if newer := self.find_newer(name):
-                (dvc.root / name).write_text(f"{newer}\n", encoding="utf-8")
+            if has_data(dvc, name):
+                info("%s: the champion's, which is newer", name)
+            else:
+                paths[name].write_bytes(before[name])
+                warning("%s: the champion's newer data are gone; the commit's are used", name)
 
-    def find_newer(self, name: str) -> str | None:
-        """Return the champion's .dvc file, if the commit has the one that the champion updated."""
-        champion = self.champion
-        if not champion or not (source := read_trailer(self.root, champion, SOURCE_TRAILER)):
-            return None
-        now, then = (read_file(self.root, commit, name) for commit in (self.commit, source))
-        return read_file(self.root, champion, name) if now == then else None
+    def ask_sources(self, dvc: DvcWorker) -> dict[str, str]:
+        """Take what the sources have; return the imports that changed, or why they could not."""
+        if not self.home:
+            return {}
+        output = dvc.run("update-imports", "--home", str(self.home))
+        reasons: dict[str, str] = json.loads(output.splitlines()[-1])
+        return reasons
+
+
+def find_newer(root: Path, commit: str, champion: str | None) -> dict[str, str]:
+    """Return the .dvc files of imports that the champion has newer than the commit.
+
+    It has, if it has updated the very file that the commit has. Whoever has changed that since has
+    decided what it is.
+    """
+    if not champion or not (source := read_trailer(root, champion, SOURCE_TRAILER)):
+        return {}
+    try:
+        changed = git(root, "diff", "-z", "--name-only", "--relative", source, champion)
+    except GitError:  # a shallow clone lacks the source
+        return {}
+    newer = {}
+    for name in changed.split("\0"):
+        if not name.endswith(".dvc"):
+            continue
+        now, then, new = (read_file(root, of, name) for of in (commit, source, champion))
+        if new and now and now == then and "deps" in (parse_yaml(new, name) or {}):
+            newer[name] = new
+    return newer
+
+
+def has_data(dvc: DvcWorker, name: str) -> bool:
+    """Whether the data of an import are here or in the cache, if need be from DVC's remote."""
+
+    def is_here() -> bool:
+        described = json.loads(dvc.run("describe", name))
+        return all(place == "cache" for stage in described for place in stage["missing"].values())
+
+    if is_here():
+        return True
+    dvc.request("fetch", "--quiet", name)
+    return is_here()

@@ -19,6 +19,7 @@ from pydantic import Field
 
 from pipeline.errors import PipelineError
 from pipeline.files import atomic_write
+from pipeline.options import MAX_APPROVAL
 from pipeline.orchestration.lifecycle import run_as_flow
 from pipeline.release.approval import Approval, ApprovalNeededError
 from pipeline.release.candidate import Candidate, run_isolated
@@ -29,7 +30,7 @@ from pipeline.release.champion import (
     reconcile,
 )
 from pipeline.release.gate import judge
-from pipeline.release.imports import ImportUpdate
+from pipeline.release.imports import ImportUpdate, find_newer
 from pipeline.release.measurement import evaluate_champion
 from pipeline.release.overrides import Changes
 from pipeline.release.receipts import without_receipt
@@ -70,7 +71,7 @@ def retrain(
     skip_ci: bool = True,
     update: bool = False,
     approve: bool = False,
-    approve_timeout: Annotated[float, Field(ge=0)] = DAY,
+    approve_timeout: Annotated[float, Field(ge=0, le=MAX_APPROVAL)] = DAY,
 ) -> State[Any]:
     """Publish what a commit gives, if it passes the gate; leave this folder alone.
 
@@ -107,7 +108,8 @@ def retrain_commit(
     get_run_logger().info("retraining commit %s", commit)
     with publish_lock(target, get_run_logger().info), suppress(BranchMovedError):
         reconcile(target)  # if this fails, it fails before hours of training
-    imports = ImportUpdate(root, commit, resolve_ref(root, target.ref)) if update else None
+    newer = find_newer(root, commit, resolve_ref(root, target.ref))
+    imports = ImportUpdate(newer, root if update else None)
     run, candidate = run_isolated(root, commit, changes, update=imports)
     if candidate is None:
         return run.state

@@ -11,7 +11,7 @@ that were finished and resumes the others.
 import hashlib
 import itertools
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -30,9 +30,11 @@ from pipeline.errors import ParamsError, PipelineError
 from pipeline.orchestration.flow import to_final_state
 from pipeline.orchestration.lifecycle import run_as_flow, watch_for_cancellation
 from pipeline.release.candidate import run_isolated
+from pipeline.release.imports import ImportUpdate, find_newer
 from pipeline.release.overrides import PARAMS_FILE, Changes, apply_overrides, parse_overrides
 from pipeline.release.retrain import retrain
-from pipeline.repository.git import git
+from pipeline.release.tags import BRANCH
+from pipeline.repository.git import git, resolve_ref
 from pipeline.repository.processes import CancelScope, current_scope
 from pipeline.sweep.dask_cluster import CloneSource, mark_orphans_crashed, worker_clone
 from pipeline.sweep.results import Trial, publish_plot, publish_table, trial_name
@@ -49,6 +51,7 @@ class TrialLocation:
     root: Path
     commit: str
     source: CloneSource | None
+    imports: Mapping[str, str]  # .dvc files that the champion has newer than the commit
 
 
 def expand_grid(settings: Sequence[str]) -> list[Changes]:
@@ -114,7 +117,8 @@ def sweep_and_publish(
     """Run the trials, publish their table and, with a branch, the best; return the run's state."""
     root, combinations = Path.cwd(), expand_grid(settings)
     check_parameter_names(root, commit, combinations[0])
-    trials = run_trials(TrialLocation(root, commit, source), combinations)
+    imports = find_newer(root, commit, resolve_ref(root, f"refs/heads/{branch or BRANCH}"))
+    trials = run_trials(TrialLocation(root, commit, source, imports), combinations)
     best = trials[0]
     folder = root / FOLDER / sweep_id(commit, settings)
     publish_table(trials, folder)
@@ -167,12 +171,12 @@ def run_trial(location: TrialLocation, changes: Changes) -> State[Any]:
     with CancelScope() as scope:
         try:
             if location.source is None:
-                state = run_trial_flow(location.root, location.commit, changes)
+                state = run_trial_flow(location.root, location, changes)
             else:
                 watch_for_cancellation(scope)  # a worker is not in the scope of the sweep
                 mark_orphans_crashed(runtime.flow_run.id, trial_name(changes))
                 with worker_clone(location.source, location.commit) as root:
-                    state = run_trial_flow(root, location.commit, changes)
+                    state = run_trial_flow(root, location, changes)
         except PipelineError as error:
             return to_final_state(error)
     if not state.is_completed():
@@ -182,23 +186,34 @@ def run_trial(location: TrialLocation, changes: Changes) -> State[Any]:
     return Completed(name=state.name, message=state.message, data=trial)
 
 
-def run_trial_flow(root: Path, commit: str, changes: Changes) -> State[Any]:
+def run_trial_flow(root: Path, location: TrialLocation, changes: Changes) -> State[Any]:
     """Run the trial as a child run that is named after its parameters."""
     named = run_combination.with_options(flow_run_name=partial(trial_name, changes))
-    return named(root, commit, changes, return_state=True)
+    return named(root, location.commit, changes, location.imports, return_state=True)
 
 
 @flow(name="mnist-combination", persist_result=False)
-def run_combination(root: Path, commit: str, changes: Changes) -> State[Any]:
+def run_combination(
+    root: Path,
+    commit: str,
+    changes: Changes,
+    imports: Mapping[str, str],
+) -> State[Any]:
     """Bring the commit's graph up to date as far as `train`, with some parameters changed.
 
     The data of the state is the validation accuracy.
     """
-    return run_as_flow(lambda: train_combination(root, commit, changes))
+    return run_as_flow(lambda: train_combination(root, commit, changes, imports))
 
 
-def train_combination(root: Path, commit: str, changes: Changes) -> State[Any]:
-    run, candidate = run_isolated(root, commit, changes, [TARGET_STAGE])
+def train_combination(
+    root: Path,
+    commit: str,
+    changes: Changes,
+    imports: Mapping[str, str],
+) -> State[Any]:
+    update = ImportUpdate(imports)
+    run, candidate = run_isolated(root, commit, changes, [TARGET_STAGE], update)
     if candidate is None:
         return run.state
     state = run.states[TARGET_STAGE]

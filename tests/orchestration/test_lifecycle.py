@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from uuid import UUID
 
@@ -11,6 +12,7 @@ from prefect.deployments.runner import RunnerDeployment
 from prefect_api import Api, calling, message
 from toy import STAY, WAIT, make_workspace, wait_for_pids
 
+from pipeline.orchestration import lifecycle
 from pipeline.orchestration.flow import run_graph
 from pipeline.repository.processes import subprocess_environment
 
@@ -46,3 +48,26 @@ def test_a_second_run_of_a_deployment_is_skipped_and_names_the_first(
     (folder / "go").touch()
     assert processes[0].wait() == 0
     assert api.ended(first)["state"]["name"] == "Completed"
+
+
+def hold_often(lock: Path) -> int:
+    """Hold a lock again and again; return how often nobody else held it."""
+    lifecycle.note_holder = lambda path: None  # no run here
+    count = 0
+    for _ in range(500):
+        try:
+            with lifecycle.hold_or_skip(lock, "works"):
+                alone = lock.with_suffix(".alone")
+                alone.mkdir()  # fails if another holds it
+                alone.rmdir()
+                count += 1
+        except lifecycle.SkippedRunError:
+            pass
+    return count
+
+
+def test_a_lock_that_is_removed_is_held_by_one_at_a_time(tmp_path: Path) -> None:
+    with ProcessPoolExecutor(4) as pool:
+        counts = list(pool.map(hold_often, [tmp_path / "a.lock"] * 4))
+    assert all(counts)
+    assert list(tmp_path.iterdir()) == []

@@ -1,12 +1,33 @@
 """A person decides on what the gate passes, through a real server, as Prefect's page does."""
 
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
+from threading import Timer
 from typing import Any
 
 import pytest
-from prefect_api import Api, finish, message
+from prefect.utilities.engine import propose_state_sync
+from prefect_api import Api, calling, finish, message
+from test_retrain import retrain_now
 from toy import execute, make_model_workspace, start_pipeline
+
+from pipeline.release import approval
+from pipeline.release.approval import spell_out
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (86400, "1 day"),
+        (0, "0 seconds"),
+        (0.5, "0.5 seconds"),
+        (86_400_000, "1000 days"),
+        (176_461, "2 days 1 hour 1 minute 1 second"),
+    ],
+)
+def test_a_time_is_said_in_words(seconds: float, text: str) -> None:
+    assert spell_out(seconds) == text
 
 
 def start_waiting(
@@ -37,7 +58,7 @@ def test_a_person_sees_the_verdict_and_decides(tmp_path: Path, api: Api) -> None
     process, run = start_waiting(folder, api, 150)
     verdict = api.artifacts(run)["verdict"]
     assert verdict.startswith("# Waiting for approval\n\naccuracy 75.00%, and no champion yet\n")
-    shown = api.request("GET", f"flow_runs/{run['id']}/input/paused-approval-description")
+    shown = api.request("GET", f"flow_runs/{run['id']}/input/paused-approval-1-description")
     assert shown.json() == verdict
     assert answer(api, run) == "REJECT", "an answer says yes or no"
     assert answer(api, run, approve=False, name="Ann", reason="not on a Friday") == "ACCEPT"
@@ -51,6 +72,7 @@ def test_a_person_sees_the_verdict_and_decides(tmp_path: Path, api: Api) -> None
     assert answer(api, run, approve=True, name="Bob\nModel-version: v9") == "ACCEPT"
     assert end(api, run, process)[0] == "Published"
     commit = execute(folder, "git", "log", "-1", "--format=%B", "champion").splitlines()
+    assert not list((folder / ".dvc" / "tmp").glob("approval-*"))
     assert "Approval: approved by Bob Model-version: v9" in commit
     assert "Model-version: v9" not in commit
 
@@ -61,8 +83,56 @@ def test_what_nobody_approves_in_time_is_rejected(tmp_path: Path, api: Api) -> N
     process, run = start_waiting(folder, api, 150, "--approve-timeout", "5")
     assert end(api, run, process) == (
         "Rejected",
-        "not approved within 0:00:05; the gate had passed it: accuracy 75.00%, and no champion yet",
+        "not approved within 5 seconds;"
+        " the gate had passed it: accuracy 75.00%, and no champion yet",
     )
+
+
+def retrain_pausing(
+    folder: Path,
+    api: Api,
+    monkeypatch: pytest.MonkeyPatch,
+    pause: Callable[[dict[str, Any], Callable[[], object]], object],
+) -> tuple[str, str]:
+    """Retrain in this process; `pause` is called with the run and what makes it Paused."""
+
+    def propose(*arguments: Any, **options: Any) -> object:
+        return pause(api.last_run(), lambda: propose_state_sync(*arguments, **options))
+
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr(approval, "propose_state_sync", propose)
+    with calling(api):
+        return retrain_now(approve=True)
+
+
+def test_a_run_that_is_cancelled_just_before_it_pauses_ends(
+    tmp_path: Path, api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def pause(run: dict[str, Any], go_on: Callable[[], object]) -> object:
+        api.post(f"flow_runs/{run['id']}/set_state", {"state": {"type": "CANCELLING"}})
+        return go_on()
+
+    folder = make_model_workspace(tmp_path / "toy")
+    assert retrain_pausing(folder, api, monkeypatch, pause)[0] == "Cancelled"
+    assert api.ended(api.last_run())["state"]["name"] == "Cancelled"
+
+
+@pytest.mark.parametrize("is_answered", [False, True])
+def test_a_pause_that_is_asked_for_twice_waits_once(
+    tmp_path: Path, api: Api, monkeypatch: pytest.MonkeyPatch, is_answered: bool
+) -> None:
+    """The client repeats a request whose answer is lost; a person may have answered meanwhile."""
+
+    def pause(run: dict[str, Any], go_on: Callable[[], object]) -> object:
+        go_on()
+        approve = Timer(0 if is_answered else 2, lambda: answer(api, run, approve=True))
+        approve.start()
+        if is_answered:
+            approve.join()
+        return go_on()
+
+    folder = make_model_workspace(tmp_path / "toy")
+    assert retrain_pausing(folder, api, monkeypatch, pause)[0] == "Published"
 
 
 @pytest.mark.slow

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from prefect_api import Api, calling
+from ruamel.yaml import YAML
 from test_retrain import retrain_now
 from toy import GIT, append, commit_all, execute, make_model_workspace, start_pipeline
 
@@ -14,6 +15,8 @@ LEARN = """
 skill = params["skill"] + 4 * len(list(Path("data").rglob("*.png")))
 Path("model.txt").write_text(f"{skill} {params['shift']}")
 """
+
+NAMES = ("bucket", "share", "digits")
 
 
 def make_importing_workspace(folder: Path) -> Path:
@@ -64,8 +67,7 @@ def sources_of(folder: Path) -> list[Path]:
 
 def imported(folder: Path, commit: str) -> list[str]:
     """The .dvc files of the imports in a commit."""
-    names = ("bucket", "share", "digits")
-    return [execute(folder, "git", "show", f"{commit}:data/{name}.dvc") for name in names]
+    return [execute(folder, "git", "show", f"{commit}:data/{name}.dvc") for name in NAMES]
 
 
 def test_each_night_takes_what_the_sources_have_then(folder: Path, api: Api) -> None:
@@ -130,6 +132,49 @@ def test_a_source_that_fails_half_way_leaves_its_last_state(folder: Path, api: A
     ]
     assert line.startswith("data/bucket.dvc is not updated")
     assert "second.png" in line
+
+
+@pytest.mark.slow
+def test_a_retraining_that_asks_no_source_keeps_the_champions_data(folder: Path, api: Api) -> None:
+    """HEAD's .dvc file is older."""
+    add_image(sources_of(folder)[1], "second.png")
+    retrain_now(update=True)
+    newest = imported(folder, "champion")
+    assert newest != imported(folder, "HEAD")
+    assert retrain_now(changes={"train.skill": 160})[1].startswith("toy@v1.1.0: accuracy 88.00%")
+    assert imported(folder, "champion") == newest
+    assert "data/share.dvc: the champion's, which is newer" in api.logs(
+        api.last_run(), containing="champion's"
+    )
+
+
+@pytest.mark.slow
+def test_a_sweep_is_on_the_champions_data(folder: Path, api: Api) -> None:
+    """Both its trials and what it publishes."""
+    add_image(sources_of(folder)[1], "second.png")
+    retrain_now(update=True)
+    newest = imported(folder, "champion")
+    process = start_pipeline(folder, api.url, "sweep", "--set", "train.skill=170", "--publish")
+    output = process.communicate()[0]
+    assert "toy@v1.1.0: accuracy 93.00%" in output, output
+    assert output.count("Running stage 'train'") == 1, output
+    assert imported(folder, "champion") == newest
+
+
+@pytest.mark.slow
+def test_newer_data_that_are_gone_cost_no_retraining(folder: Path, api: Api) -> None:
+    share = sources_of(folder)[1]
+    older = imported(folder, "HEAD")
+    add_image(share, "second.png")
+    retrain_now(update=True)
+    record = YAML(typ="safe").load(imported(folder, "champion")[NAMES.index("share")])
+    hash_value = record["outs"][0]["md5"]
+    (folder / ".dvc/cache/files/md5" / hash_value[:2] / hash_value[2:]).unlink()
+    shutil.rmtree(share)
+    assert retrain_now(changes={"train.skill": 170})[1].startswith("toy@v1.1.0: accuracy 91.00%")
+    gone = "data/share.dvc: the champion's newer data are gone; the commit's are used"
+    assert gone in api.logs(api.last_run(), containing="gone")
+    assert imported(folder, "champion") == older
 
 
 @pytest.mark.slow
