@@ -72,7 +72,7 @@ def note_own_images(known: KnownImages, own: Path) -> None:
                 name = path.stem if is_stored else pixel_hash(read_in_form(path, known).image)
             except DataError:
                 continue
-            known.images.setdefault(name, Known(label, printable(path)))
+            known.own.setdefault(name, Known(label, printable(path)))
 
 
 def list_given(names: Iterable[str], class_name: str, info: DatasetInfo) -> Iterable[Labelled]:
@@ -109,8 +109,7 @@ def store(files: Iterable[Labelled], known: KnownImages, folder: Path) -> Additi
             name = pixel_hash(image)
             if stored.get(name, label) != label:
                 doubtful.add(name)
-            is_new = name not in known.images
-            known.add(name, label, printable(path))
+            is_new = known.add(name, label, printable(path))
         except DataError as error:
             faults.append(str(error))
         else:

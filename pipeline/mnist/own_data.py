@@ -9,7 +9,7 @@ of the data set's images: the same image in two files is one image.
 
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -46,17 +46,19 @@ class KnownImages:
     """The images of the data set and the own ones found so far, by their hashes."""
 
     info: DatasetInfo
+    train: Mapping[str, int]  # labels of the data set's training images
     test: frozenset[str]  # hashes of the data set's test images
-    images: dict[str, Known] = field(default_factory=dict)
+    own: dict[str, Known] = field(default_factory=dict)
 
     @classmethod
     def of_data_set(cls, info: DatasetInfo, train: Digits, test: Digits) -> "KnownImages":
-        place = f"{info.dataset}'s training images"
-        known = {
-            pixel_hash(image): Known(int(label), place)
-            for image, label in zip(train.images, train.labels, strict=True)
-        }
-        return cls(info, frozenset(map(pixel_hash, test.images)), known)
+        labels = dict(zip(map(pixel_hash, train.images), train.labels.tolist(), strict=True))
+        return cls(info, labels, frozenset(map(pixel_hash, test.images)))
+
+    def find(self, image_hash: str) -> Known | None:
+        if (label := self.train.get(image_hash)) is not None:
+            return Known(label, f"{self.info.dataset}'s training images")
+        return self.own.get(image_hash)
 
     def add(self, image_hash: str, label: int, place: str) -> bool:
         """Note an image; return whether it is new.
@@ -64,14 +66,17 @@ class KnownImages:
         Raises DataError if it has another label elsewhere, or is a test image of the data set.
         """
         self.refuse_test_image(image_hash, place)
-        known = self.images.setdefault(image_hash, Known(label, place))
+        known = self.find(image_hash)
+        if known is None:
+            self.own[image_hash] = Known(label, place)
+            return True
         if known.label != label:
             names = self.info.classes
             raise DataError(
                 f"{place} is labelled {names[label]}, but the same image is labelled"
                 f" {names[known.label]} in {known.place}; keep one of them"
             )
-        return known.place == place
+        return False
 
     def refuse_test_image(self, image_hash: str, place: str) -> None:
         if image_hash in self.test:
@@ -144,8 +149,9 @@ def list_images(folder: Path, classes: Sequence[str]) -> Iterator[tuple[Path, in
 def read_in_form(path: Path, known: KnownImages) -> Prepared:
     """Return an image file in the form of the data set's images.
 
-    It is in that form if its pixels are known, or if their hash is its name. Raises DataError for
-    what is no image, and for a test image of the data set, inverted or not.
+    It is in that form if it is a training image of the data set, or if its name is the hash of its
+    pixels: not if another own image has these pixels, which may be read before it or after. Raises
+    DataError for what is no image, and for a test image of the data set, inverted or not.
     """
     place = printable(path)
     try:
@@ -156,7 +162,7 @@ def read_in_form(path: Path, known: KnownImages) -> Prepared:
         pixels = grey.round().astype(np.uint8)
         for image in (pixels, 255 - pixels):
             known.refuse_test_image(pixel_hash(image), place)
-        if (name := pixel_hash(pixels)) in known.images or name == path.stem:
+        if (name := pixel_hash(pixels)) in known.train or name == path.stem:
             return Prepared(pixels, on_plain_background=True)
     return bring_into_form(grey, place, known.info.preparation)
 

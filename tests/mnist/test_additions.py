@@ -196,6 +196,6 @@ def test_a_fault_in_a_batch_is_left_to_preprocess() -> None:
     path.write_text("no image")
     images = known()
     note_own_images(images, OWN)
-    assert [known.label for known in images.images.values()] == [6]
+    assert [known.label for known in images.own.values()] == [6]
     with pytest.raises(DataError, match="not an image"):
         read_own_images(OWN, known())

@@ -76,6 +76,24 @@ def test_an_image_in_form_is_taken_as_it_is_and_an_inverted_one_is_not() -> None
     assert inverted.image[0, 0] == 0
 
 
+def test_how_an_image_is_read_does_not_depend_on_the_names_of_the_batches() -> None:
+    """One whose name is the hash of its pixels is taken as it is, another one with them is not."""
+    (path,) = make_batch("stored", [5])
+    (drawing,) = read_own_images(OWN, known())
+    pixels = np.maximum(drawing.image, 9)  # on no black background
+    path.unlink()
+    for name in ("stored", "named"):
+        (OWN / name / "5").mkdir(parents=True, exist_ok=True)
+        (OWN / f"{name}.dvc").touch()
+    Image.fromarray(pixels).save(OWN / "stored" / "5" / f"{pixel_hash(pixels)}.png")
+    Image.fromarray(pixels).save(OWN / "named" / "5" / "scan.png")
+    before = [own.hash for own in read_own_images(OWN, known())]
+    assert len(before) == 2
+    for old, new in (("named", "swap"), ("stored", "named"), ("swap", "stored")):
+        (OWN / old).rename(OWN / new)
+    assert [own.hash for own in read_own_images(OWN, known())] == before
+
+
 def test_the_same_image_twice_is_one() -> None:
     make_batch("first", [5])
     make_batch("second", [5, 6])
