@@ -2,7 +2,6 @@
 
 import hashlib
 import os
-import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -12,7 +11,6 @@ from PIL import Image
 
 from pipeline.errors import DataError
 from pipeline.mnist.idx import (
-    HASH_DIGITS,
     DatasetInfo,
     UInt8Array,
     pixel_hash,
@@ -29,7 +27,6 @@ from pipeline.mnist.own_data import (
     read_in_form,
 )
 
-STORED = re.compile(rf"[0-9a-f]{{{HASH_DIGITS}}}\.png")  # the name that an image is stored under
 Labelled = tuple[Path, int | DataError]  # a file, with its label or what is wrong with it
 
 
@@ -59,7 +56,7 @@ def read_data_set(raw: Path) -> KnownImages:
 
 
 def note_own_images(known: KnownImages, own: Path) -> None:
-    """Note the images of all batches. The name of one that was added is trusted.
+    """Note the images of all batches.
 
     What is wrong in a batch, the preprocess stage says. Raises DataError if a batch is not here.
     """
@@ -68,8 +65,7 @@ def note_own_images(known: KnownImages, own: Path) -> None:
             if isinstance(label, DataError):
                 continue
             try:
-                is_stored = STORED.fullmatch(path.name)
-                name = path.stem if is_stored else pixel_hash(read_in_form(path, known).image)
+                name = pixel_hash(read_in_form(path, known).image)
             except DataError:
                 continue
             known.own.setdefault(name, Known(label, printable(path)))

@@ -9,18 +9,23 @@ of the data set's images: the same image in two files is one image.
 
 import os
 import re
+import struct
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, NamedTuple
 
 import numpy as np
+from PIL import Image
 
 from pipeline.errors import DataError
-from pipeline.mnist.idx import DatasetInfo, Digits, UInt8Array, pixel_hash
+from pipeline.mnist.idx import HASH_DIGITS, DatasetInfo, Digits, UInt8Array, pixel_hash
 from pipeline.mnist.preparation import Prepared, bring_into_form, read_image
 
 IMAGE_SHAPE = (1, 28, 28)
+STORED_NAME = re.compile(rf"[0-9a-f]{{{HASH_DIGITS}}}\.png")
+# How a PNG of 28 × 28 pixels begins, of one grey level in eight bits: as `mnist add` writes it.
+STORED_START = b"\x89PNG\r\n\x1a\n" + struct.pack(">I4sIIBB", 13, b"IHDR", 28, 28, 8, 0)
 Split = Literal["train", "validation", "test"]
 
 
@@ -154,17 +159,44 @@ def read_in_form(path: Path, known: KnownImages) -> Prepared:
     DataError for what is no image, and for a test image of the data set, inverted or not.
     """
     place = printable(path)
+    if (stored := read_stored(path)) is not None:
+        refuse_test_image(stored, known, place)
+        return Prepared(stored, on_plain_background=True)
     try:
         grey = read_image(str(path))
     except DataError as error:
         raise DataError(str(error).replace(str(path), place)) from error
     if grey.shape == IMAGE_SHAPE[1:]:
         pixels = grey.round().astype(np.uint8)
-        for image in (pixels, 255 - pixels):
-            known.refuse_test_image(pixel_hash(image), place)
+        refuse_test_image(pixels, known, place)
         if (name := pixel_hash(pixels)) in known.train or name == path.stem:
             return Prepared(pixels, on_plain_background=True)
     return bring_into_form(grey, place, known.info.preparation)
+
+
+def read_stored(path: Path) -> UInt8Array | None:
+    """Return the pixels of a file that `mnist add` has stored: their hash is its name.
+
+    None for any other file, such as one that is named by the hash of its bytes, as in buckets.
+    """
+    if not STORED_NAME.fullmatch(path.name):
+        return None
+    try:
+        with path.open("rb") as file:
+            if file.read(len(STORED_START)) != STORED_START:
+                return None
+            file.seek(0)
+            with Image.open(file, formats=["PNG"]) as image:
+                pixels = np.asarray(image)
+    except Exception:  # it is damaged: who reads it as any image says how
+        return None
+    return pixels if pixel_hash(pixels) == path.stem else None
+
+
+def refuse_test_image(pixels: UInt8Array, known: KnownImages, place: str) -> None:
+    """Raise DataError for a test image of the data set, inverted or not."""
+    for image in (pixels, 255 - pixels):
+        known.refuse_test_image(pixel_hash(image), place)
 
 
 def read_own_images(folder: Path, known: KnownImages) -> list[OwnImage]:

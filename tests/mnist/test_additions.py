@@ -1,6 +1,7 @@
 """Files that become own images: which are stored, and what is refused."""
 
 import gzip
+import hashlib
 import os
 import shutil
 from collections.abc import Iterable
@@ -175,7 +176,7 @@ def test_every_fault_is_a_line_that_names_its_file() -> None:
     assert len(stored()) == 1
 
 
-def test_what_is_here_already_is_known_by_its_name_or_its_pixels() -> None:
+def test_what_is_here_already_is_known_by_its_pixels() -> None:
     make_batch("imported", [5])
     imported = known()
     note_own_images(imported, OWN)
@@ -184,11 +185,26 @@ def test_what_is_here_already_is_known_by_its_name_or_its_pixels() -> None:
     shutil.copytree(OUT, OWN / "added")
     (OWN / "added.dvc").touch()
     (added,) = (OWN / "added").rglob("*.png")
-    added.write_bytes(b"")  # its name is enough, and no file is read
     names = known()
     note_own_images(names, OWN)
     additions = store_in([(write_pictures(IN, [6])[0], 7)], names)
     assert additions.faults[0].endswith(f"labelled 6 in {added}; keep one of them")
+
+
+@pytest.mark.parametrize("size", [None, (28, 28)])
+def test_a_file_that_is_named_by_the_hash_of_its_bytes_is_no_stored_one(
+    size: tuple[int, int] | None,
+) -> None:
+    """So files in buckets are named; the hash of their bytes says nothing of their pixels."""
+    (path,) = make_batch("imported", [5])
+    with Image.open(path) as image:
+        (image.resize(size).convert("L") if size else image).save(path)
+    shutil.copy(path, "scan.png")
+    path = path.rename(path.with_name(f"{hashlib.md5(path.read_bytes()).hexdigest()}.png"))
+    images = known()
+    note_own_images(images, OWN)
+    (fault,) = store_in([(Path("scan.png"), 7)], images).faults
+    assert fault.endswith(f"labelled 5 in {path}; keep one of them")
 
 
 def test_a_fault_in_a_batch_is_left_to_preprocess() -> None:
