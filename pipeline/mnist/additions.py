@@ -96,7 +96,8 @@ def store(files: Iterable[Labelled], known: KnownImages, folder: Path) -> Additi
     """Check every file, and write each new image to FOLDER/CLASS/HASH.png, one after the other."""
     stored: dict[str, int] = {}  # the labels of the images
     doubtful: set[str] = set()
-    faults, repeated = [], 0
+    faults: list[str] = []
+    repeated: Counter[str] = Counter()
     for path, label in files:
         try:
             if isinstance(label, DataError):
@@ -109,13 +110,15 @@ def store(files: Iterable[Labelled], known: KnownImages, folder: Path) -> Additi
         except DataError as error:
             faults.append(str(error))
         else:
-            repeated += not is_new
             if is_new:
                 stored[name] = label
                 write(image, place(folder, known.info, label, name))
+            else:
+                repeated[name] += 1
     for name in doubtful:  # two labels in these files: nobody knows which is right
         place(folder, known.info, stored.pop(name), name).unlink()
-    return Additions(count_classes(stored, known.info), repeated, faults, digest(stored))
+        del repeated[name]
+    return Additions(name_counts(stored, known.info), repeated.total(), faults, digest(stored))
 
 
 def place(folder: Path, info: DatasetInfo, label: int, name: str) -> Path:
@@ -127,7 +130,8 @@ def write(image: UInt8Array, path: Path) -> None:
     Image.fromarray(image).save(path)
 
 
-def count_classes(stored: Mapping[str, int], info: DatasetInfo) -> dict[str, int]:
+def name_counts(stored: Mapping[str, int], info: DatasetInfo) -> dict[str, int]:
+    """Return how many images each class has that has any."""
     counts = Counter(stored.values())
     return {info.classes[label]: counts[label] for label in sorted(counts)}
 

@@ -90,7 +90,11 @@ def check_classes(splits: Splits, own_splits: Splits, info: DatasetInfo) -> None
         labels = np.concatenate([splits[name].labels, own_splits[name].labels])
         if missing := set(range(len(info.classes))) - set(labels.tolist()):
             names = ", ".join(info.classes[label] for label in sorted(missing))
-            raise DataError(f"the {name} split has no image of {names}; add some, or leave it out")
+            raise DataError(
+                f"the {name} split has no image of {names}, and each split needs an image of each"
+                " class: add more images with mnist add, or remove the class from the data set's"
+                " description in pipeline/mnist/sources.py"
+            )
 
 
 def main() -> None:

@@ -119,9 +119,12 @@ def test_a_class_is_named_as_in_the_data_set_or_as_its_folder() -> None:
 
 
 def test_of_an_image_with_two_labels_neither_is_stored() -> None:
-    shutil.copy(write_pictures(IN, [5, 6])[0], IN / "6" / "again.png")
-    additions = store_in(list_folder(IN, INFO))
+    """And no third file of it is counted as one that is here already."""
+    path = write_pictures(IN, [5, 6])[0]
+    shutil.copy(path, IN / "6" / "again.png")
+    additions = store_in([(path, 5), *list_folder(IN, INFO), (path, 5)])
     (fault,) = additions.faults
+    assert additions.known == 0
     assert fault.startswith(
         "in/6/again.png is labelled 6, but the same image is labelled 5 in in/5/"
     )
