@@ -164,7 +164,8 @@ def add_add_options(parser: Parser) -> None:
     parser.add_argument(
         "--commit",
         action="store_true",
-        help="commit them on the current branch, after a push to DVC's remote if there is one",
+        help="commit them, and batches that no commit has yet, on the current branch, after a push"
+        " to DVC's remote if there is one",
     )
 
 

@@ -210,15 +210,13 @@ def test_a_team_gets_what_is_committed(folder: Path, tmp_path: Path) -> None:
     commit_all(folder)
     result = mnist(folder, "add", "../in", "--batch", "first")
     assert result.stdout.splitlines()[2] == "  dvc push data/own/first.dvc"
-    result = mnist(folder, "add", "--label", "5", "../in/5/0005.png", "--commit")
-    assert result.stdout.startswith("here already")
     picture(15).save(tmp_path / "15.png")
     result = mnist(folder, "add", "--label", "5", "../15.png", "--batch", "second", "--commit")
     assert result.stdout.splitlines()[1] == "pushed to DVC's remote"
     execute(tmp_path, "git", "clone", "--quiet", str(folder), "clone")
     execute(tmp_path / "clone", "dvc", "pull", "--quiet")
-    assert len(list((tmp_path / "clone" / OWN / "second").rglob("*.png"))) == 1
-    assert not (tmp_path / "clone" / OWN / "first.dvc").exists()
+    pulled = {path.parent.parent.name for path in (tmp_path / "clone" / OWN).rglob("*.png")}
+    assert pulled == {"first", "second"}  # what was left uncommitted, too
 
 
 def test_a_remote_that_fails_leaves_nothing_to_commit(folder: Path) -> None:
@@ -233,16 +231,52 @@ def test_a_remote_that_fails_leaves_nothing_to_commit(folder: Path) -> None:
     assert execute(folder, "git", "status", "--porcelain") == ""
 
 
-def test_what_a_kill_left_uncommitted_is_named(folder: Path) -> None:
-    """The same command again has nothing to add."""
+def test_what_a_kill_left_uncommitted_is_committed_and_named(folder: Path, tmp_path: Path) -> None:
+    """Also what was staged, and what lies here when other images are added."""
     add_here("../in", batch="first")
-    result = mnist(folder, "add", "../in", "--batch", "first", "--commit")
-    assert result.stdout.splitlines() == [
+    (OWN / "README.md").write_text("changed")
+    said = [
+        "committed {} on main",
+        "not committed before, and in this commit: data/own/first.dvc",
         "here already, and not added again: 10 of the files",
-        "not committed yet: data/own/first.dvc",
     ]
-    execute(folder, "git", "add", "data/own/first.dvc")
-    assert mnist(folder, "add", "../in", "--commit").stdout == result.stdout
+    again = ("add", "../in", "--batch", "first", "--commit")
+    assert mnist(folder, *again).stdout.splitlines() == with_commit(folder, said)
+    assert head(folder) == "Add first\n"
+    assert mnist(folder, *again).stdout.splitlines() == said[2:]
+    execute(folder, "git", "reset", "--quiet", "--soft", "HEAD~")
+    assert mnist(folder, *again).stdout.splitlines() == with_commit(folder, said)
+    assert execute(folder, "git", "status", "--porcelain") == "?? data/own/README.md\n"
+    execute(folder, "git", "reset", "--quiet", "HEAD~")
+    picture(15).save(tmp_path / "15.png")
+    new = mnist(folder, "add", "--label", "5", "../15.png", "--batch", "second", "--commit")
+    assert new.stdout.splitlines()[1:] == with_commit(folder, said[:2])
+    assert head(folder) == "Add 1 image\n"
+    assert execute(folder, "git", "status", "--porcelain") == "?? data/own/README.md\n"
+
+
+def with_commit(folder: Path, lines: list[str]) -> list[str]:
+    commit = execute(folder, "git", "rev-parse", "--short=7", "HEAD").strip()
+    return [line.format(commit) for line in lines]
+
+
+def test_a_workspace_in_a_subfolder_of_a_git_repository(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inside = folder / "inside"
+    inside.mkdir()
+    execute(folder, "git", "rm", "--quiet", "--cached", "-r", ".dvc", "data")
+    for name in (".dvc", "data"):
+        shutil.move(folder / name, inside / name)
+    monkeypatch.chdir(inside)
+    execute(inside, "dvc", "init", "--force", "--quiet", "--subdir")
+    commit_all(folder)
+    add_here("../../in", batch="first")
+    capsys.readouterr()
+    result = mnist(inside, "add", "../../in", "--commit")
+    assert result.stdout.splitlines()[1].endswith(": data/own/first.dvc"), result.stderr
+    shown = execute(folder, "git", "show", "--name-only", "--format=")
+    assert shown == "inside/data/own/first.dvc\n"
 
 
 def merge(folder: Path) -> None:
@@ -290,7 +324,8 @@ def test_on_no_branch_and_on_an_unborn_one(folder: Path, tmp_path: Path) -> None
     execute(folder, "git", "checkout", "--quiet", "--orphan", "new")
     result = mnist(folder, "add", "../in", "--batch", "first", "--commit")
     assert "on new" in result.stdout, result.stderr
-    assert execute(folder, "git", "ls-tree", "-r", "--name-only", "HEAD") == "data/own/first.dvc\n"
+    committed = execute(folder, "git", "ls-tree", "-r", "--name-only", "HEAD").splitlines()
+    assert sorted(committed) == [f"data/own/{batch}.dvc" for batch in batches()]
 
 
 def test_without_git_there_is_nothing_to_commit(

@@ -2,7 +2,6 @@
 
 import hashlib
 import os
-import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -12,7 +11,6 @@ from PIL import Image
 
 from pipeline.errors import DataError
 from pipeline.mnist.idx import (
-    HASH_DIGITS,
     DatasetInfo,
     UInt8Array,
     pixel_hash,
@@ -29,7 +27,6 @@ from pipeline.mnist.own_data import (
     read_in_form,
 )
 
-STORED = re.compile(rf"[0-9a-f]{{{HASH_DIGITS}}}\.png")  # the name that an image is stored under
 Labelled = tuple[Path, int | DataError]  # a file, with its label or what is wrong with it
 
 
@@ -59,7 +56,7 @@ def read_data_set(raw: Path) -> KnownImages:
 
 
 def note_own_images(known: KnownImages, own: Path) -> None:
-    """Note the images of all batches. The name of one that was added is trusted.
+    """Note the images of all batches.
 
     What is wrong in a batch, the preprocess stage says. Raises DataError if a batch is not here.
     """
@@ -68,11 +65,10 @@ def note_own_images(known: KnownImages, own: Path) -> None:
             if isinstance(label, DataError):
                 continue
             try:
-                is_stored = STORED.fullmatch(path.name)
-                name = path.stem if is_stored else pixel_hash(read_in_form(path, known).image)
+                name = pixel_hash(read_in_form(path, known).image)
             except DataError:
                 continue
-            known.images.setdefault(name, Known(label, printable(path)))
+            known.own.setdefault(name, Known(label, printable(path)))
 
 
 def list_given(names: Iterable[str], class_name: str, info: DatasetInfo) -> Iterable[Labelled]:
@@ -100,7 +96,8 @@ def store(files: Iterable[Labelled], known: KnownImages, folder: Path) -> Additi
     """Check every file, and write each new image to FOLDER/CLASS/HASH.png, one after the other."""
     stored: dict[str, int] = {}  # the labels of the images
     doubtful: set[str] = set()
-    faults, repeated = [], 0
+    faults: list[str] = []
+    repeated: Counter[str] = Counter()
     for path, label in files:
         try:
             if isinstance(label, DataError):
@@ -109,18 +106,19 @@ def store(files: Iterable[Labelled], known: KnownImages, folder: Path) -> Additi
             name = pixel_hash(image)
             if stored.get(name, label) != label:
                 doubtful.add(name)
-            is_new = name not in known.images
-            known.add(name, label, printable(path))
+            is_new = known.add(name, label, printable(path))
         except DataError as error:
             faults.append(str(error))
         else:
-            repeated += not is_new
             if is_new:
                 stored[name] = label
                 write(image, place(folder, known.info, label, name))
+            else:
+                repeated[name] += 1
     for name in doubtful:  # two labels in these files: nobody knows which is right
         place(folder, known.info, stored.pop(name), name).unlink()
-    return Additions(count_classes(stored, known.info), repeated, faults, digest(stored))
+        del repeated[name]
+    return Additions(name_counts(stored, known.info), repeated.total(), faults, digest(stored))
 
 
 def place(folder: Path, info: DatasetInfo, label: int, name: str) -> Path:
@@ -132,7 +130,8 @@ def write(image: UInt8Array, path: Path) -> None:
     Image.fromarray(image).save(path)
 
 
-def count_classes(stored: Mapping[str, int], info: DatasetInfo) -> dict[str, int]:
+def name_counts(stored: Mapping[str, int], info: DatasetInfo) -> dict[str, int]:
+    """Return how many images each class has that has any."""
     counts = Counter(stored.values())
     return {info.classes[label]: counts[label] for label in sorted(counts)}
 

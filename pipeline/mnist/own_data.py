@@ -9,29 +9,48 @@ of the data set's images: the same image in two files is one image.
 
 import os
 import re
-from collections.abc import Iterator, Sequence
+import struct
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
 
 from pipeline.errors import DataError
-from pipeline.mnist.idx import DatasetInfo, Digits, UInt8Array, pixel_hash
+from pipeline.mnist.idx import HASH_DIGITS, DatasetInfo, Digits, UInt8Array, pixel_hash
 from pipeline.mnist.preparation import Prepared, bring_into_form, read_image
 
 IMAGE_SHAPE = (1, 28, 28)
+STORED_NAME = re.compile(rf"[0-9a-f]{{{HASH_DIGITS}}}\.png")
+# How a PNG of 28 × 28 pixels begins, of one grey level in eight bits: as `mnist add` writes it.
+STORED_START = b"\x89PNG\r\n\x1a\n" + struct.pack(">I4sIIBB", 13, b"IHDR", 28, 28, 8, 0)
 Split = Literal["train", "validation", "test"]
 
 
-class OwnImage(NamedTuple):
-    """An own image in the form of the data set's images."""
+@dataclass(frozen=True)
+class OwnImages:
+    """Own images in the form of the data set's, a row each, one batch after the other."""
 
-    batch: str
-    path: Path
-    image: UInt8Array  # [28, 28]
-    label: int
-    hash: str
+    images: UInt8Array  # [N, 1, 28, 28]
+    labels: UInt8Array  # [N]
+    hashes: UInt8Array  # [N, 16]
+    batches: Mapping[str, slice]  # the rows of each batch, by its name
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def by_hash(self) -> NDArray[np.intp]:
+        """Return the rows in the order of their hashes."""
+        return np.lexsort(self.hashes.T[::-1])
+
+    def hash_of(self, row: int) -> str:
+        return bytes(self.hashes[row]).hex()
+
+    def select(self, rows: slice | NDArray[np.intp]) -> Digits:
+        return Digits(self.images[rows], self.labels[rows])
 
 
 class Known(NamedTuple):
@@ -46,17 +65,19 @@ class KnownImages:
     """The images of the data set and the own ones found so far, by their hashes."""
 
     info: DatasetInfo
+    train: Mapping[str, int]  # labels of the data set's training images
     test: frozenset[str]  # hashes of the data set's test images
-    images: dict[str, Known] = field(default_factory=dict)
+    own: dict[str, Known] = field(default_factory=dict)
 
     @classmethod
     def of_data_set(cls, info: DatasetInfo, train: Digits, test: Digits) -> "KnownImages":
-        place = f"{info.dataset}'s training images"
-        known = {
-            pixel_hash(image): Known(int(label), place)
-            for image, label in zip(train.images, train.labels, strict=True)
-        }
-        return cls(info, frozenset(map(pixel_hash, test.images)), known)
+        labels = dict(zip(map(pixel_hash, train.images), train.labels.tolist(), strict=True))
+        return cls(info, labels, frozenset(map(pixel_hash, test.images)))
+
+    def find(self, image_hash: str) -> Known | None:
+        if (label := self.train.get(image_hash)) is not None:
+            return Known(label, f"{self.info.dataset}'s training images")
+        return self.own.get(image_hash)
 
     def add(self, image_hash: str, label: int, place: str) -> bool:
         """Note an image; return whether it is new.
@@ -64,14 +85,17 @@ class KnownImages:
         Raises DataError if it has another label elsewhere, or is a test image of the data set.
         """
         self.refuse_test_image(image_hash, place)
-        known = self.images.setdefault(image_hash, Known(label, place))
+        known = self.find(image_hash)
+        if known is None:
+            self.own[image_hash] = Known(label, place)
+            return True
         if known.label != label:
             names = self.info.classes
             raise DataError(
                 f"{place} is labelled {names[label]}, but the same image is labelled"
                 f" {names[known.label]} in {known.place}; keep one of them"
             )
-        return known.place == place
+        return False
 
     def refuse_test_image(self, image_hash: str, place: str) -> None:
         if image_hash in self.test:
@@ -144,30 +168,62 @@ def list_images(folder: Path, classes: Sequence[str]) -> Iterator[tuple[Path, in
 def read_in_form(path: Path, known: KnownImages) -> Prepared:
     """Return an image file in the form of the data set's images.
 
-    It is in that form if its pixels are known, or if their hash is its name. Raises DataError for
-    what is no image, and for a test image of the data set, inverted or not.
+    It is in that form if it is a training image of the data set, or if its name is the hash of its
+    pixels: not if another own image has these pixels, which may be read before it or after. Raises
+    DataError for what is no image, and for a test image of the data set, inverted or not.
     """
     place = printable(path)
+    if (stored := read_stored(path)) is not None:
+        refuse_test_image(stored, known, place)
+        return Prepared(stored, on_plain_background=True)
     try:
         grey = read_image(str(path))
     except DataError as error:
         raise DataError(str(error).replace(str(path), place)) from error
     if grey.shape == IMAGE_SHAPE[1:]:
         pixels = grey.round().astype(np.uint8)
-        for image in (pixels, 255 - pixels):
-            known.refuse_test_image(pixel_hash(image), place)
-        if (name := pixel_hash(pixels)) in known.images or name == path.stem:
+        refuse_test_image(pixels, known, place)
+        if (name := pixel_hash(pixels)) in known.train or name == path.stem:
             return Prepared(pixels, on_plain_background=True)
     return bring_into_form(grey, place, known.info.preparation)
 
 
-def read_own_images(folder: Path, known: KnownImages) -> list[OwnImage]:
-    """Return every own image once, in the order of their hashes.
+def read_stored(path: Path) -> UInt8Array | None:
+    """Return the pixels of a file that `mnist add` has stored: their hash is its name.
+
+    None for any other file, such as one that is named by the hash of its bytes, as in buckets.
+    """
+    if not STORED_NAME.fullmatch(path.name):
+        return None
+    try:
+        with path.open("rb") as file:
+            if file.read(len(STORED_START)) != STORED_START:
+                return None
+            file.seek(0)
+            with Image.open(file, formats=["PNG"]) as image:
+                pixels = np.asarray(image)
+    except Exception:  # it is damaged: who reads it as any image says how
+        return None
+    return pixels if pixel_hash(pixels) == path.stem else None
+
+
+def refuse_test_image(pixels: UInt8Array, known: KnownImages, place: str) -> None:
+    """Raise DataError for a test image of the data set, inverted or not."""
+    for image in (pixels, 255 - pixels):
+        known.refuse_test_image(pixel_hash(image), place)
+
+
+def read_own_images(folder: Path, known: KnownImages) -> OwnImages:
+    """Return every own image once.
 
     Raises DataError with every fault of every file, each in a line.
     """
-    found, faults = [], []
+    # Bytes, which grow in place: as objects of Python, 100,000 images take four times the memory.
+    pixels, labels, hashes = bytearray(), bytearray(), bytearray()
+    batches: dict[str, slice] = {}
+    faults = []
     for batch in find_batches(folder):
+        start = len(labels)
         for path, label in list_images(folder / batch, known.info.classes):
             try:
                 if isinstance(label, DataError):
@@ -175,11 +231,19 @@ def read_own_images(folder: Path, known: KnownImages) -> list[OwnImage]:
                 image = read_in_form(path, known).image
                 image_hash = pixel_hash(image)
                 if known.add(image_hash, label, printable(path)):
-                    found.append(OwnImage(batch, path, image, label, image_hash))
+                    pixels += image.tobytes()
+                    labels.append(label)
+                    hashes += bytes.fromhex(image_hash)
             except DataError as error:
                 faults.append(str(error))
+        batches[batch] = slice(start, len(labels))
     raise_faults(faults)
-    return sorted(found, key=lambda own: own.hash)
+    return OwnImages(
+        images=np.frombuffer(pixels, np.uint8).reshape(-1, *IMAGE_SHAPE),
+        labels=np.frombuffer(labels, np.uint8),
+        hashes=np.frombuffer(hashes, np.uint8).reshape(-1, HASH_DIGITS // 2),
+        batches=batches,
+    )
 
 
 def split_of(image_hash: str, validation: float, test: float) -> Split:
@@ -191,12 +255,6 @@ def split_of(image_hash: str, validation: float, test: float) -> Split:
     if place < test:
         return "test"
     return "validation" if place < test + validation else "train"
-
-
-def to_digits(images: Sequence[OwnImage]) -> Digits:
-    pixels = np.array([own.image for own in images], dtype=np.uint8)
-    labels = np.array([own.label for own in images], dtype=np.uint8)
-    return Digits(pixels.reshape(-1, *IMAGE_SHAPE), labels)
 
 
 def raise_faults(faults: Sequence[str]) -> None:

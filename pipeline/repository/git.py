@@ -3,7 +3,7 @@
 import subprocess
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -122,25 +122,40 @@ def make_commit(
     )
 
 
-def changed_files(root: Path, folder: Path) -> list[str]:
-    """Return the files in a folder that differ from the last commit, or are in none."""
-    status = git(root, "status", "--porcelain", "-z", "--no-renames", "--", str(folder))
-    return [entry.split(maxsplit=1)[1] for entry in status.split("\0") if entry]
+def uncommitted_files(root: Path, folder: Path) -> list[Path]:
+    """Return the files in a folder that differ from the last commit, or are in none.
+
+    Their paths start at `root`, as `folder` does. Files that are gone or in conflict are left out.
+    """
+    options = ("--porcelain", "-z", "--no-renames", "--untracked-files=all")
+    prefix = git(root, "rev-parse", "--show-prefix")  # Git's paths start at its own root
+    found = []
+    for entry in filter(None, git(root, "status", *options, "--", str(folder)).split("\0")):
+        state, name = entry.split(maxsplit=1)
+        path = Path(name.removeprefix(prefix))
+        if "U" not in state and state != "AA" and (root / path).exists():
+            found.append(path)
+    return found
 
 
-def commit_file(root: Path, path: Path, message: str) -> str:
-    """Commit a new file, and nothing else that is staged or modified; return the commit.
+def commit_files(root: Path, paths: Sequence[Path], message: str) -> str:
+    """Commit files as they are, and nothing else that is staged or modified; return the commit.
 
     Raises GitError, and then the index is as it was.
     """
-    git(root, "add", "--", str(path))
+    names = [str(path) for path in paths]
+    staged = git(root, "diff", "--cached", "--name-only", "--relative", "-z", "--", *names)
+    unstaged = [name for name in names if name not in staged.split("\0")]
+    if unstaged:
+        git(root, "add", "--", *unstaged)
     try:
         options = ("--quiet", "--only", "--file", "-")
         who = committer_identity(root)
-        git(root, "commit", *options, "--", str(path), content=message.encode(), variables=who)
+        git(root, "commit", *options, "--", *names, content=message.encode(), variables=who)
     except GitError:
-        with suppress(GitError):
-            git(root, "reset", "--quiet", "--", str(path))
+        if unstaged:
+            with suppress(GitError):
+                git(root, "reset", "--quiet", "--", *unstaged)
         raise
     return git(root, "rev-parse", "HEAD")
 

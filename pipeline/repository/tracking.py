@@ -12,7 +12,7 @@ two moves, the next use of the folder completes from the cache.
 import secrets
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
@@ -66,6 +66,14 @@ class TrackedFolder:
             if error := self._ask(*request):
                 raise PipelineError(f"{error}; nothing is added")
         self._place(batch)
+
+    def push(self, records: Sequence[Path]) -> None:
+        """Push batches that are here to DVC's default remote. Raises PipelineError."""
+        arguments = ("push", *map(str, records))
+        answer = self._dvc.request(*arguments)
+        if answer.code:
+            error = command_error(("dvc", *arguments), answer.errors)
+            raise PipelineError(f"{error}; nothing is added, and nothing committed")
 
     def _ask(self, *arguments: str) -> PipelineError | None:
         """Run `dvc ARGUMENTS` in the scratch folder; return why DVC refused."""

@@ -18,11 +18,11 @@ from pipeline.mnist.data_summary import count_images, find_oddities
 from pipeline.mnist.idx import DatasetInfo, Digits, read_dataset_info, read_raw
 from pipeline.mnist.own_data import (
     KnownImages,
-    OwnImage,
+    OwnImages,
+    Split,
     find_batches,
     read_own_images,
     split_of,
-    to_digits,
 )
 from pipeline.mnist.tensors import TensorInfo, save_digits
 from pipeline.params import Params, load_params
@@ -68,20 +68,28 @@ def split(digits: Digits, validation_size: int, seed: int) -> tuple[Digits, Digi
     return train, validation
 
 
-def split_own(images: list[OwnImage], params: PreprocessParams) -> Splits:
+def split_own(images: OwnImages, params: PreprocessParams) -> Splits:
     """Return the own images of each split, in the order of their hashes."""
-    split_names = [split_of(own.hash, params.own_validation, params.own_test) for own in images]
-    return {
-        name: to_digits([own for own, its in zip(images, split_names, strict=True) if its == name])
-        for name in OWN_FILES
-    }
+    rows: dict[Split, list[int]] = {"train": [], "validation": [], "test": []}
+    for row in images.by_hash().tolist():
+        its_split = split_of(images.hash_of(row), params.own_validation, params.own_test)
+        rows[its_split].append(row)
+    return {name: images.select(np.array(chosen, np.intp)) for name, chosen in rows.items()}
 
 
-def read_checked(info: DatasetInfo, train: Digits, test: Digits) -> list[OwnImage]:
+def read_checked(info: DatasetInfo, train: Digits, test: Digits) -> OwnImages:
     """Return the own images; without a batch, the data set's images need not be known."""
     if not find_batches(OWN):
-        return []
+        return read_own_images(OWN, KnownImages(info, {}, frozenset()))
     return read_own_images(OWN, KnownImages.of_data_set(info, train, test))
+
+
+def read_own(
+    info: DatasetInfo, train: Digits, test: Digits, params: PreprocessParams
+) -> tuple[Splits, dict[str, str]]:
+    """Return the own images of each split, and what is odd about a batch, by its name."""
+    images = read_checked(info, train, test)
+    return split_own(images, params), find_oddities(images, train, info)
 
 
 def check_classes(splits: Splits, own_splits: Splits, info: DatasetInfo) -> None:
@@ -90,7 +98,11 @@ def check_classes(splits: Splits, own_splits: Splits, info: DatasetInfo) -> None
         labels = np.concatenate([splits[name].labels, own_splits[name].labels])
         if missing := set(range(len(info.classes))) - set(labels.tolist()):
             names = ", ".join(info.classes[label] for label in sorted(missing))
-            raise DataError(f"the {name} split has no image of {names}; add some, or leave it out")
+            raise DataError(
+                f"the {name} split has no image of {names}, and each split needs an image of each"
+                " class: add more images with mnist add, or remove the class from the data set's"
+                " description in pipeline/mnist/sources.py"
+            )
 
 
 def main() -> None:
@@ -100,10 +112,8 @@ def main() -> None:
     test, training = read_raw(RAW, "test"), read_raw(RAW, "train")
     train, validation = split(training, params.validation_size, params.seed)
     splits: Splits = {"train": train, "validation": validation, "test": test}
-    own_images = read_checked(info, training, test)
-    own_splits = split_own(own_images, params)
+    own_splits, warnings = read_own(info, training, test, params)
     check_classes(splits, own_splits, info)
-    warnings = find_oddities(own_images, training, info)
     for paths, parts in ((FILES, splits), (OWN_FILES, own_splits)):
         for name, path in paths.items():
             save_digits(path, parts[name], info)

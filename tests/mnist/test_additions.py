@@ -1,6 +1,7 @@
 """Files that become own images: which are stored, and what is refused."""
 
 import gzip
+import hashlib
 import os
 import shutil
 from collections.abc import Iterable
@@ -118,9 +119,12 @@ def test_a_class_is_named_as_in_the_data_set_or_as_its_folder() -> None:
 
 
 def test_of_an_image_with_two_labels_neither_is_stored() -> None:
-    shutil.copy(write_pictures(IN, [5, 6])[0], IN / "6" / "again.png")
-    additions = store_in(list_folder(IN, INFO))
+    """And no third file of it is counted as one that is here already."""
+    path = write_pictures(IN, [5, 6])[0]
+    shutil.copy(path, IN / "6" / "again.png")
+    additions = store_in([(path, 5), *list_folder(IN, INFO), (path, 5)])
     (fault,) = additions.faults
+    assert additions.known == 0
     assert fault.startswith(
         "in/6/again.png is labelled 6, but the same image is labelled 5 in in/5/"
     )
@@ -175,7 +179,7 @@ def test_every_fault_is_a_line_that_names_its_file() -> None:
     assert len(stored()) == 1
 
 
-def test_what_is_here_already_is_known_by_its_name_or_its_pixels() -> None:
+def test_what_is_here_already_is_known_by_its_pixels() -> None:
     make_batch("imported", [5])
     imported = known()
     note_own_images(imported, OWN)
@@ -184,11 +188,26 @@ def test_what_is_here_already_is_known_by_its_name_or_its_pixels() -> None:
     shutil.copytree(OUT, OWN / "added")
     (OWN / "added.dvc").touch()
     (added,) = (OWN / "added").rglob("*.png")
-    added.write_bytes(b"")  # its name is enough, and no file is read
     names = known()
     note_own_images(names, OWN)
     additions = store_in([(write_pictures(IN, [6])[0], 7)], names)
     assert additions.faults[0].endswith(f"labelled 6 in {added}; keep one of them")
+
+
+@pytest.mark.parametrize("size", [None, (28, 28)])
+def test_a_file_that_is_named_by_the_hash_of_its_bytes_is_no_stored_one(
+    size: tuple[int, int] | None,
+) -> None:
+    """So files in buckets are named; the hash of their bytes says nothing of their pixels."""
+    (path,) = make_batch("imported", [5])
+    with Image.open(path) as image:
+        (image.resize(size).convert("L") if size else image).save(path)
+    shutil.copy(path, "scan.png")
+    path = path.rename(path.with_name(f"{hashlib.md5(path.read_bytes()).hexdigest()}.png"))
+    images = known()
+    note_own_images(images, OWN)
+    (fault,) = store_in([(Path("scan.png"), 7)], images).faults
+    assert fault.endswith(f"labelled 5 in {path}; keep one of them")
 
 
 def test_a_fault_in_a_batch_is_left_to_preprocess() -> None:
@@ -196,6 +215,6 @@ def test_a_fault_in_a_batch_is_left_to_preprocess() -> None:
     path.write_text("no image")
     images = known()
     note_own_images(images, OWN)
-    assert [known.label for known in images.images.values()] == [6]
+    assert [known.label for known in images.own.values()] == [6]
     with pytest.raises(DataError, match="not an image"):
         read_own_images(OWN, known())

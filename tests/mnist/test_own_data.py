@@ -18,6 +18,7 @@ from pipeline.mnist.own_data import (
     KnownImages,
     class_folder,
     find_batches,
+    read_in_form,
     read_own_images,
     split_of,
 )
@@ -48,32 +49,58 @@ def faults_of(known: KnownImages) -> list[str]:
     return str(error.value).split("\nerror: ")
 
 
+def read_hashes(images: KnownImages) -> list[str]:
+    own = read_own_images(OWN, images)
+    return [own.hash_of(row) for row in own.by_hash()]
+
+
 def test_without_a_batch_there_are_no_images() -> None:
-    assert read_own_images(OWN, known()) == []
+    assert len(read_own_images(OWN, known())) == 0
     OWN.mkdir(parents=True)
     (OWN / "README.md").touch()
-    assert read_own_images(OWN, known()) == []
+    assert len(read_own_images(OWN, known())) == 0
 
 
 def test_images_of_any_size_are_brought_into_form_and_know_their_batch_and_label() -> None:
     make_batch("first", range(20))
     make_batch("second", range(20, 30))
-    images = read_own_images(OWN, known())
-    assert [own.hash for own in images] == sorted(own.hash for own in images)
-    assert sorted(own.batch for own in images) == ["first"] * 20 + ["second"] * 10
-    assert all(own.image.shape == (28, 28) and own.image.max() == 255 for own in images)
-    assert {own.path.parent.name for own in images} == {str(own.label) for own in images}
+    own = read_own_images(OWN, known())
+    assert own.batches == {"first": slice(0, 20), "second": slice(20, 30)}
+    assert own.images.shape == (30, 1, 28, 28)
+    assert (own.images.max(axis=(1, 2, 3)) == 255).all()
+    assert [own.hash_of(row) for row in range(30)] == list(map(pixel_hash, own.images))
+    hashes = [own.hash_of(row) for row in own.by_hash()]
+    assert hashes == sorted(hashes)
+    for name, rows in own.batches.items():
+        counts = np.bincount(own.select(rows).labels, minlength=10).tolist()
+        assert counts == [len(list((OWN / name).glob(f"{label}/*"))) for label in range(10)]
 
 
 def test_an_image_in_form_is_taken_as_it_is_and_an_inverted_one_is_not() -> None:
-    make_batch("first", [5])
-    (before,) = read_own_images(OWN, known())
-    Image.fromarray(before.image).save(before.path)
-    (again,) = read_own_images(OWN, known())
-    assert again.hash == before.hash
-    Image.fromarray(255 - before.image).save(before.path)
-    (inverted,) = read_own_images(OWN, known())
-    assert inverted.image[0, 0] == 0
+    (path,) = make_batch("first", [5])
+    before = read_own_images(OWN, known()).images
+    Image.fromarray(before[0, 0]).save(path)
+    assert np.array_equal(read_own_images(OWN, known()).images, before)
+    Image.fromarray(255 - before[0, 0]).save(path)
+    (inverted,) = read_own_images(OWN, known()).images
+    assert inverted[0, 0, 0] == 0
+
+
+def test_how_an_image_is_read_does_not_depend_on_the_names_of_the_batches() -> None:
+    """One whose name is the hash of its pixels is taken as it is, another one with them is not."""
+    (path,) = make_batch("stored", [5])
+    pixels = np.maximum(read_own_images(OWN, known()).images[0, 0], 9)  # on no black background
+    path.unlink()
+    for name in ("stored", "named"):
+        (OWN / name / "5").mkdir(parents=True, exist_ok=True)
+        (OWN / f"{name}.dvc").touch()
+    Image.fromarray(pixels).save(OWN / "stored" / "5" / f"{pixel_hash(pixels)}.png")
+    Image.fromarray(pixels).save(OWN / "named" / "5" / "scan.png")
+    before = read_hashes(known())
+    assert len(before) == 2
+    for old, new in (("named", "swap"), ("stored", "named"), ("swap", "stored")):
+        (OWN / old).rename(OWN / new)
+    assert read_hashes(known()) == before
 
 
 def test_the_same_image_twice_is_one() -> None:
@@ -84,16 +111,14 @@ def test_the_same_image_twice_is_one() -> None:
 
 def test_an_image_that_the_data_set_has_is_none_of_its_own() -> None:
     make_batch("first", [5, 6])
-    images = read_own_images(OWN, known())
-    train = digits_of(images[0].image, label=images[0].label)
-    assert [own.hash for own in read_own_images(OWN, known(train))] == [images[1].hash]
+    own = read_own_images(OWN, known())
+    assert read_hashes(known(own.select(slice(1)))) == [own.hash_of(1)]
 
 
 def test_every_fault_of_every_file_is_a_line_that_names_it() -> None:
-    make_batch("first", [5, 6, 7])
-    seen = {own.path.stem: own for own in read_own_images(OWN, known())}
-    test = digits_of(seen["0007"].image)
-    train = digits_of(seen["0006"].image, label=3)
+    paths = make_batch("first", [5, 6, 7])
+    _, six, seven = (read_in_form(path, known()).image for path in paths)
+    test, train = digits_of(seven), digits_of(six, label=3)
     folder = OWN / "first"
     (folder / "5" / "empty.png").touch()
     (folder / "5" / "text.png").write_text("no image")
@@ -146,8 +171,7 @@ def test_a_class_with_a_slash_has_a_folder() -> None:
     (OWN / "clothes.dvc").touch()
     shirts = OWN / "clothes" / "T-shirt-top"
     write_pictures(OWN / "clothes", [5])[0].parent.rename(shirts)
-    (shirt,) = read_own_images(OWN, known(info=CLOTHES))
-    assert shirt.label == 0
+    assert read_own_images(OWN, known(info=CLOTHES)).labels.tolist() == [0]
 
 
 @given(st.lists(HASHES, unique=True), st.randoms(use_true_random=False))
