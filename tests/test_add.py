@@ -229,6 +229,12 @@ def test_a_remote_that_fails_leaves_nothing_to_commit(folder: Path) -> None:
     assert batches() == []
     assert head(folder) == "all\n"
     assert execute(folder, "git", "status", "--porcelain") == ""
+    add_here("../in", batch="first")
+    result = mnist(folder, "add", "../in", "--commit")
+    (line,) = result.stderr.splitlines()
+    assert line.startswith("error: dvc push data/own/first.dvc failed: ")
+    assert line.endswith("; nothing is added, and nothing committed")
+    assert head(folder) == "all\n"
 
 
 def test_what_a_kill_left_uncommitted_is_committed_and_named(folder: Path, tmp_path: Path) -> None:
