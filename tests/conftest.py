@@ -37,8 +37,9 @@ if TYPE_CHECKING:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with the longest test, so that the others are not done long before it."""
-    items.sort(key=lambda item: item.path.name != "test_same_as_repro.py")
+    """Begin with the longest tests, so that the others are not done long before them."""
+    longest = ("test_same_as_repro.py", "test_nights.py")
+    items.sort(key=lambda item: item.path.name not in longest)
 
 
 @pytest.fixture(scope="session")

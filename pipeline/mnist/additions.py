@@ -17,9 +17,8 @@ from pipeline.mnist.idx import (
     read_dataset_info,
     read_raw,
 )
+from pipeline.mnist.known_images import Known, KnownImages
 from pipeline.mnist.own_data import (
-    Known,
-    KnownImages,
     class_folder,
     find_batches,
     list_images,

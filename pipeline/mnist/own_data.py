@@ -11,16 +11,17 @@ import os
 import re
 import struct
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 from pipeline.errors import DataError
-from pipeline.mnist.idx import HASH_DIGITS, DatasetInfo, Digits, UInt8Array, pixel_hash
+from pipeline.mnist.idx import HASH_DIGITS, Digits, UInt8Array, pixel_hash
+from pipeline.mnist.known_images import KnownImages
 from pipeline.mnist.preparation import Prepared, bring_into_form, read_image
 
 IMAGE_SHAPE = (1, 28, 28)
@@ -51,58 +52,6 @@ class OwnImages:
 
     def select(self, rows: slice | NDArray[np.intp]) -> Digits:
         return Digits(self.images[rows], self.labels[rows])
-
-
-class Known(NamedTuple):
-    """What is known of an image by its pixels."""
-
-    label: int
-    place: str  # its file, or the part of the data set that has it
-
-
-@dataclass
-class KnownImages:
-    """The images of the data set and the own ones found so far, by their hashes."""
-
-    info: DatasetInfo
-    train: Mapping[str, int]  # labels of the data set's training images
-    test: frozenset[str]  # hashes of the data set's test images
-    own: dict[str, Known] = field(default_factory=dict)
-
-    @classmethod
-    def of_data_set(cls, info: DatasetInfo, train: Digits, test: Digits) -> "KnownImages":
-        labels = dict(zip(map(pixel_hash, train.images), train.labels.tolist(), strict=True))
-        return cls(info, labels, frozenset(map(pixel_hash, test.images)))
-
-    def find(self, image_hash: str) -> Known | None:
-        if (label := self.train.get(image_hash)) is not None:
-            return Known(label, f"{self.info.dataset}'s training images")
-        return self.own.get(image_hash)
-
-    def add(self, image_hash: str, label: int, place: str) -> bool:
-        """Note an image; return whether it is new.
-
-        Raises DataError if it has another label elsewhere, or is a test image of the data set.
-        """
-        self.refuse_test_image(image_hash, place)
-        known = self.find(image_hash)
-        if known is None:
-            self.own[image_hash] = Known(label, place)
-            return True
-        if known.label != label:
-            names = self.info.classes
-            raise DataError(
-                f"{place} is labelled {names[label]}, but the same image is labelled"
-                f" {names[known.label]} in {known.place}; keep one of them"
-            )
-        return False
-
-    def refuse_test_image(self, image_hash: str, place: str) -> None:
-        if image_hash in self.test:
-            raise DataError(
-                f"{place} is an image of {self.info.dataset}'s test split, which no model may be"
-                " trained on; leave it out"
-            )
 
 
 def class_folder(name: str) -> str:

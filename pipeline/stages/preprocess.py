@@ -16,8 +16,8 @@ from pipeline.errors import DataError, ParamsError, run_main
 from pipeline.files import atomic_write
 from pipeline.mnist.data_summary import count_images, find_oddities
 from pipeline.mnist.idx import DatasetInfo, Digits, read_dataset_info, read_raw
+from pipeline.mnist.known_images import KnownImages
 from pipeline.mnist.own_data import (
-    KnownImages,
     OwnImages,
     Split,
     find_batches,

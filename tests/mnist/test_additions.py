@@ -24,7 +24,8 @@ from pipeline.mnist.additions import (
     store,
 )
 from pipeline.mnist.idx import DatasetInfo, Digits, pixel_hash, read_raw
-from pipeline.mnist.own_data import KnownImages, read_in_form, read_own_images
+from pipeline.mnist.known_images import KnownImages
+from pipeline.mnist.own_data import read_in_form, read_own_images
 from pipeline.paths import OWN
 
 INFO = DatasetInfo(dataset="MNIST", classes=tuple("0123456789"))

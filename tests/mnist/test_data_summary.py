@@ -9,7 +9,8 @@ from own_images import make_batch
 from pipeline.mnist import data_summary
 from pipeline.mnist.data_summary import count_images, find_oddities
 from pipeline.mnist.idx import DatasetInfo, Digits, read_raw
-from pipeline.mnist.own_data import KnownImages, OwnImages, read_own_images
+from pipeline.mnist.known_images import KnownImages
+from pipeline.mnist.own_data import OwnImages, read_own_images
 from pipeline.paths import OWN, RAW
 
 INFO = DatasetInfo(dataset="sample", classes=tuple("0123456789"))

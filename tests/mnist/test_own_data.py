@@ -14,8 +14,8 @@ from PIL import Image
 from benchmarks.other_writers import picture, write_pictures
 from pipeline.errors import DataError
 from pipeline.mnist.idx import DatasetInfo, Digits, pixel_hash
+from pipeline.mnist.known_images import KnownImages
 from pipeline.mnist.own_data import (
-    KnownImages,
     class_folder,
     find_batches,
     read_in_form,

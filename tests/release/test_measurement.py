@@ -380,6 +380,7 @@ def read_right(content: bytes) -> "pd.Series[bool]":
     return table["label"] == table["prediction"]
 
 
+@pytest.mark.slow
 def test_a_real_champion_from_before_own_images_is_measured_on_all_of_them(digits: Path) -> None:
     """Its predictions know an image by its row."""
     path = digits / "reports/predictions.csv"
@@ -476,6 +477,7 @@ def retrain_now(folder: Path, api: Api, monkeypatch: pytest.MonkeyPatch, **chang
     return f"{state.name}: {state.message}"
 
 
+@pytest.mark.slow
 def test_the_run_the_page_and_the_commit_tell_of_the_new_images(
     folder: Path, api: Api, monkeypatch: pytest.MonkeyPatch
 ) -> None:
