@@ -28,7 +28,7 @@ test: setup ## Lint, types and tests
 	python -m mypy
 	python -m pytest
 
-faults: setup ## Inject every fault there is a test for, in real processes, and run the slow tests; half an hour
+faults: setup ## Inject every fault there is a test for, in real processes, and run the slow tests; three quarters of an hour
 	python -m pytest -m slow
 
 bench: run ## Time the training loop against the notebook's
