@@ -6,6 +6,7 @@ Prefect. Their options are in options.py.
 
 import atexit
 import gc
+import io
 import os
 import sys
 from argparse import Namespace
@@ -133,7 +134,8 @@ def predict_images(arguments: Namespace) -> None:
     from pipeline.mnist.predict import describe, predict_files, to_json
 
     # A file's name may hold bytes that are no text.
-    sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
     predictions, errors = predict_files(arguments.files)
     lines = [to_json(predictions)] if arguments.json else describe(predictions)
     for line in lines:

@@ -6,6 +6,7 @@ import os
 import shutil
 import signal
 from collections.abc import Iterator
+from contextlib import chdir
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -73,14 +74,10 @@ def browser() -> "Iterator[Browser]":
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A workspace in which every stage has run. Tests must not change it."""
     folder = tmp_path_factory.mktemp("finished")
-    previous = Path.cwd()
-    os.chdir(folder)
-    try:
+    with chdir(folder):
         set_params()
         for stage in STAGES.values():
             stage.main()
-    finally:
-        os.chdir(previous)
     return folder
 
 
@@ -89,14 +86,10 @@ def finished_with_own(finished: Path, tmp_path_factory: pytest.TempPathFactory) 
     """As `finished`, with 200 own images, which differ a little from the sample's."""
     folder = tmp_path_factory.mktemp("own")
     shutil.copytree(finished, folder, dirs_exist_ok=True)
-    previous = Path.cwd()
-    os.chdir(folder)
-    try:
+    with chdir(folder):
         make_batch("first", range(200))
         for stage in list(STAGES.values())[1:]:
             stage.main()
-    finally:
-        os.chdir(previous)
     return folder
 
 
@@ -111,9 +104,7 @@ def own_workspace(workspace: Path, finished_with_own: Path) -> Path:
 def clothes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """As `finished`, on images of clothes. Fetch takes whole data sets only, so it has not run."""
     folder = tmp_path_factory.mktemp("clothes")
-    previous = Path.cwd()
-    os.chdir(folder)
-    try:
+    with chdir(folder):
         RAW.mkdir(parents=True)
         for path in CLOTHES.glob("*.gz"):
             (RAW / path.stem).write_bytes(gzip.decompress(path.read_bytes()))
@@ -121,8 +112,6 @@ def clothes(tmp_path_factory: pytest.TempPathFactory) -> Path:
         set_params(report={"mistakes": 100}, train={"epochs": 5})
         for stage in list(STAGES.values())[1:]:
             stage.main()
-    finally:
-        os.chdir(previous)
     return folder
 
 

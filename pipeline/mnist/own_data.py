@@ -20,11 +20,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from pipeline.errors import DataError
-from pipeline.mnist.idx import HASH_DIGITS, Digits, UInt8Array, pixel_hash
+from pipeline.mnist.idx import HASH_DIGITS, IMAGE_SIZE, Digits, UInt8Array, pixel_hash
 from pipeline.mnist.known_images import KnownImages
 from pipeline.mnist.preparation import Prepared, bring_into_form, read_image
 
-IMAGE_SHAPE = (1, 28, 28)
 STORED_NAME = re.compile(rf"[0-9a-f]{{{HASH_DIGITS}}}\.png")
 # How a PNG of 28 × 28 pixels begins, of one grey level in eight bits: as `mnist add` writes it.
 STORED_START = b"\x89PNG\r\n\x1a\n" + struct.pack(">I4sIIBB", 13, b"IHDR", 28, 28, 8, 0)
@@ -117,8 +116,8 @@ def list_images(folder: Path, classes: Sequence[str]) -> Iterator[tuple[Path, in
 def read_in_form(path: Path, known: KnownImages) -> Prepared:
     """Return an image file in the form of the data set's images.
 
-    It is in that form if it is a training image of the data set, or if its name is the hash of its
-    pixels: not if another own image has these pixels, which may be read before it or after. Raises
+    It is in that form if `mnist add` has stored it, or if it is a training image of the data set:
+    not if another own image has these pixels, which may be read before it or after. Raises
     DataError for what is no image, and for a test image of the data set, inverted or not.
     """
     place = printable(path)
@@ -129,10 +128,10 @@ def read_in_form(path: Path, known: KnownImages) -> Prepared:
         grey = read_image(str(path))
     except DataError as error:
         raise DataError(str(error).replace(str(path), place)) from error
-    if grey.shape == IMAGE_SHAPE[1:]:
+    if grey.shape == (IMAGE_SIZE, IMAGE_SIZE):
         pixels = grey.round().astype(np.uint8)
         refuse_test_image(pixels, known, place)
-        if (name := pixel_hash(pixels)) in known.train or name == path.stem:
+        if pixel_hash(pixels) in known.train:
             return Prepared(pixels, on_plain_background=True)
     return bring_into_form(grey, place, known.info.preparation)
 
@@ -188,7 +187,7 @@ def read_own_images(folder: Path, known: KnownImages) -> OwnImages:
         batches[batch] = slice(start, len(labels))
     raise_faults(faults)
     return OwnImages(
-        images=np.frombuffer(pixels, np.uint8).reshape(-1, *IMAGE_SHAPE),
+        images=np.frombuffer(pixels, np.uint8).reshape(-1, 1, IMAGE_SIZE, IMAGE_SIZE),
         labels=np.frombuffer(labels, np.uint8),
         hashes=np.frombuffer(hashes, np.uint8).reshape(-1, HASH_DIGITS // 2),
         batches=batches,

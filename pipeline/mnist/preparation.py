@@ -46,23 +46,6 @@ def read_image(name: str) -> GreyImage:
 
     Raises DataError.
     """
-    return to_grey(open_image(name))
-
-
-def bring_into_form(grey: GreyImage, name: str, preparation: Preparation) -> Prepared:
-    """Return an image in the form of the data set's images, as it is if it has that form.
-
-    It has it if it is of 28 × 28 pixels, on black. Raises DataError, which names the file `name`.
-    """
-    if grey.shape == (IMAGE_SIZE, IMAGE_SIZE):
-        pixels = grey.round().astype(np.uint8)
-        if np.median(surroundings(pixels, preparation)) == 0 and pixels.max() >= MIN_CONTRAST:
-            return Prepared(pixels, on_plain_background=True)
-    return prepare(grey, name, preparation)
-
-
-def open_image(name: str) -> Image.Image:
-    """Return the image in a file, or in standard input for "-", upright. Raises DataError."""
     content = read_bytes(name)
     Image.init()
     formats = [kind for kind in Image.OPEN if kind not in UNSAFE_FORMATS]
@@ -80,7 +63,19 @@ def open_image(name: str) -> Image.Image:
         raise DataError(f"{name} is not an image that can be read, such as PNG or JPEG") from error
     except Exception as error:  # each of Pillow's decoders raises its own for a damaged file
         raise DataError(f"{name} is damaged: {' '.join(str(error).split())}") from error
-    return image
+    return to_grey(image)
+
+
+def bring_into_form(grey: GreyImage, name: str, preparation: Preparation) -> Prepared:
+    """Return an image in the form of the data set's images, as it is if it has that form.
+
+    It has it if it is of 28 × 28 pixels, on black. Raises DataError, which names the file `name`.
+    """
+    if grey.shape == (IMAGE_SIZE, IMAGE_SIZE):
+        pixels = grey.round().astype(np.uint8)
+        if np.median(surroundings(pixels, preparation)) == 0 and pixels.max() >= MIN_CONTRAST:
+            return Prepared(pixels, on_plain_background=True)
+    return prepare(grey, name, preparation)
 
 
 def read_bytes(name: str) -> bytes:

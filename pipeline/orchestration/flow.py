@@ -39,7 +39,7 @@ REFUSED = {Action.CHECKOUT: "NotCheckedOut", Action.PULL: "NotPulled", Action.FA
 
 @flow(
     name="mnist",
-    task_runner=ThreadPoolTaskRunner(),  # type: ignore[arg-type]
+    task_runner=ThreadPoolTaskRunner(),  # type: ignore[arg-type]  # Prefect types it invariant
     persist_result=False,
 )
 def run_graph(

@@ -22,7 +22,7 @@ from pipeline.repository.dvc_worker import DvcWorker
 from pipeline.repository.git import read_file
 from pipeline.repository.processes import RunCancelledError
 from pipeline.repository.refs import Target
-from pipeline.repository.worktree import worktree
+from pipeline.repository.worktree import worktree, write_files
 
 
 def evaluate_champion(
@@ -70,9 +70,7 @@ def measure(
 ) -> Evaluation:
     """Return what a model does on the candidate's images; raise PipelineError if it cannot run."""
     with worktree(root, candidate.commit, "measure") as (tree, scratch):
-        for name, content in candidate.files.items():
-            (tree / name).parent.mkdir(parents=True, exist_ok=True)
-            (tree / name).write_bytes(content)
+        write_files(tree, candidate.files)
         configure_dvc(tree, scratch, inherit=root)
         place = read_model(root, candidate.commit).path
         stage, deps = evaluating_stage(candidate.lock)

@@ -60,7 +60,7 @@ NOTIFIED = (RetrainOutcome.PUBLISHED.value, RetrainOutcome.REJECTED.value, "Paus
 
 @flow(
     name="mnist-retrain",
-    task_runner=ThreadPoolTaskRunner(),  # type: ignore[arg-type]
+    task_runner=ThreadPoolTaskRunner(),  # type: ignore[arg-type]  # Prefect types it invariant
     persist_result=False,
 )
 def retrain(

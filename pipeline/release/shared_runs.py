@@ -16,7 +16,7 @@ from pipeline.repository.dvc_files import DVC_FILE, configure_dvc, read_yaml
 from pipeline.repository.dvc_output import command_error
 from pipeline.repository.dvc_worker import FAILING, DvcWorker
 from pipeline.repository.git import git
-from pipeline.repository.worktree import worktree
+from pipeline.repository.worktree import worktree, write_files
 
 Log = Callable[[str], object]
 
@@ -37,9 +37,7 @@ def fetch_runs(
     """
     with worktree(root, commit, "fetch") as (tree, scratch):
         configure_dvc(tree, scratch, inherit=root)
-        for name, content in files.items():
-            (tree / name).parent.mkdir(parents=True, exist_ok=True)
-            (tree / name).write_bytes(content)
+        write_files(tree, files)
         link_data_source(root, tree)
         with DvcWorker(tree) as dvc:
             options = ("--pull", "--keep-going")

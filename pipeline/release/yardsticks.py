@@ -10,6 +10,7 @@ import io
 from collections import Counter
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import NamedTuple
 
 OWN = "own"  # the source of own images, and the section of their metrics
@@ -89,6 +90,7 @@ class Measurement:
     predictions: Predictions
 
 
+@lru_cache(maxsize=3)  # those of the candidate, and the champion's two, which are asked often
 def read_predictions(content: bytes) -> Predictions:
     """Read a predictions.csv, also one of an earlier commit; nothing if it is empty."""
     predictions = {}

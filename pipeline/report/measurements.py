@@ -93,7 +93,7 @@ def read_counts(path: Path) -> DataCounts:
 
 def read_table(path: Path, row: type[Row]) -> pd.DataFrame:
     """Return the columns that `row` names, of a table with at least one row."""
-    rows: TypeAdapter[list[Row]] = TypeAdapter(list[row])  # type: ignore[valid-type]
+    rows: TypeAdapter[list[Row]] = TypeAdapter(list[row])  # type: ignore[valid-type]  # known at run time
 
     texts = {name: str for name, field in row.model_fields.items() if field.annotation is str}
 

@@ -7,7 +7,7 @@ removes the worktrees that nobody holds.
 
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -59,6 +59,13 @@ def remove(root: Path, folder: Path, name: str) -> None:
     shutil.rmtree(folder / name, ignore_errors=True)
     shutil.rmtree(git_common_dir(root) / "worktrees" / name, ignore_errors=True)
     (folder / f"{name}.lock").unlink(missing_ok=True)
+
+
+def write_files(tree: Path, files: Mapping[str, bytes]) -> None:
+    """Give the worktree what differs from its commit, by paths in it."""
+    for name, content in files.items():
+        (tree / name).parent.mkdir(parents=True, exist_ok=True)
+        (tree / name).write_bytes(content)
 
 
 def share_checkpoints(root: Path, tree: Path, scratch: Path) -> None:

@@ -15,7 +15,7 @@ from sklearn.model_selection import train_test_split
 from pipeline.errors import DataError, ParamsError, run_main
 from pipeline.files import atomic_write
 from pipeline.mnist.data_summary import count_images, find_oddities
-from pipeline.mnist.idx import DatasetInfo, Digits, read_dataset_info, read_raw
+from pipeline.mnist.idx import OWN_SOURCE, DatasetInfo, Digits, read_dataset_info, read_raw
 from pipeline.mnist.known_images import KnownImages
 from pipeline.mnist.own_data import (
     OwnImages,
@@ -117,7 +117,7 @@ def main() -> None:
     for paths, parts in ((FILES, splits), (OWN_FILES, own_splits)):
         for name, path in paths.items():
             save_digits(path, parts[name], info)
-    counts = {info.dataset: count_images(splits, info), "own": count_images(own_splits, info)}
+    counts = {info.dataset: count_images(splits, info), OWN_SOURCE: count_images(own_splits, info)}
     content = {"images": counts, "faults": 0, "warnings": warnings}  # a fault has ended the stage
     with atomic_write(DATA_COUNTS) as temporary:
         temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")

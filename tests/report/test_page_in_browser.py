@@ -1,8 +1,8 @@
 """The report in a real browser, also checked for accessibility by axe-core."""
 
-import os
 import shutil
 from collections.abc import Iterator
+from contextlib import chdir
 from pathlib import Path
 from typing import Any
 
@@ -24,13 +24,9 @@ def folder(finished_with_own: Path, tmp_path_factory: pytest.TempPathFactory) ->
     """A finished workspace whose report shows every mistake; not to be changed."""
     folder = tmp_path_factory.mktemp("page") / "workspace"
     shutil.copytree(finished_with_own, folder)
-    previous = Path.cwd()
-    os.chdir(folder)
-    try:
+    with chdir(folder):
         set_params(report={"mistakes": 1000})
         report.main()
-    finally:
-        os.chdir(previous)
     return folder
 
 
