@@ -120,7 +120,7 @@ class Repository:
     def take_back(self) -> None:
         """Undo the last commit, which added a batch."""
         self.git("revert", "--no-edit", "HEAD")
-        self.dvc("checkout", "--quiet")
+        self.dvc("checkout", "--quiet", "--allow-missing")  # of stages that have run elsewhere
 
     def champion_accuracy(self) -> float:
         """Return the champion's accuracy on the night's images."""

@@ -9,6 +9,7 @@ from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 from helpers import HOSTILE, files_under, rename_last_class, set_params
@@ -17,7 +18,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from pipeline.errors import DataError
+from pipeline.mnist.idx import Digits
 from pipeline.mnist.layers import load_trace, save_trace
+from pipeline.mnist.tensors import load_digits, save_digits
 from pipeline.paths import (
     DATA_COUNTS,
     HISTORY,
@@ -143,6 +146,9 @@ def test_no_mistakes_make_a_page_too(finished_workspace: Path) -> None:
 
 @pytest.mark.slow
 def test_a_thousand_mistakes_still_make_a_small_page(finished_workspace: Path) -> None:
+    digits, info = load_digits(TEST)
+    images, labels = np.concatenate([digits.images] * 6), np.concatenate([digits.labels] * 6)
+    save_digits(TEST, Digits(images, labels), info)
     predictions = pd.concat([pd.read_csv(PREDICTIONS)] * 6)
     predictions["prediction"] = (predictions["label"] + 1) % 10
     predictions.to_csv(PREDICTIONS, index=False)
