@@ -70,7 +70,9 @@ class Repository:
         }
         self.execute(folder, "git", "clone", "--quiet", str(source), str(self.folder))
         cache = self.execute(source, sys.executable, "-m", "dvc", "cache", "dir").strip()
-        (self.folder / ".dvc" / "cache").symlink_to(cache)  # DVC's configuration would be ASCII only
+        (self.folder / ".dvc" / "cache").symlink_to(
+            cache
+        )  # DVC's configuration would be ASCII only
         self.git("config", "user.name", "benchmark")
         self.git("config", "user.email", "benchmark@localhost")
         if changes:

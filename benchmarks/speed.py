@@ -18,11 +18,12 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import notebook
+from pipeline.mnist.augmentation import Distortion
 from pipeline.mnist.device import keep_freed_memory, make_deterministic
 from pipeline.mnist.inference import TensorDigits, load_to_device
 from pipeline.mnist.model import build_network
 from pipeline.mnist.tracing import record_calls
-from pipeline.mnist.training import Recipe, TrainingState, fit
+from pipeline.mnist.training import TrainingState, fit
 from pipeline.params import load_params
 from pipeline.paths import RAW, TRAIN
 from pipeline.stages.train import TrainParams
@@ -31,14 +32,19 @@ ROUNDS = 7
 IMAGES = 64 * 50  # in an epoch
 EPOCHS = 7  # the first warms up, and the median of the others counts
 CPU = torch.device("cpu")
-RECIPE = Recipe(
-    seed=1,
-    epochs=EPOCHS,
-    batch_size=64,
-    learning_rate=0.001,
-    schedule="constant",
-    max_shift=0,
-    own_weight=1,
+RECIPE = load_params("train", TrainParams).model_copy(
+    update={
+        "epochs": EPOCHS,
+        "batch_size": 64,
+        "optimizer": "adam",
+        "muon": None,
+        "learning_rate": 0.001,
+        "schedule": "constant",
+        "warm_up": 0.0,
+        "label_smoothing": 0.0,
+        "precision": "float32",
+        "distortion": Distortion(rotation=0, scaling=0, shear=0, translation=0, elastic=0),
+    }
 )
 
 

@@ -85,6 +85,8 @@ def describe_fault(fault: ErrorDetails, section: str, model: type[BaseModel]) ->
     name = ".".join([section, *map(str, fault["loc"])])
     if fault["type"] == "missing":
         return f"{name} is missing; add it"
+    if fault["type"] == "value_error":  # of a rule for several parameters, which names the first
+        return f"{name}.{fault['ctx']['error']}"
     if fault["type"] == "extra_forbidden":
         inner: Any = model
         for part in fault["loc"][:-1]:  # of a section within the section

@@ -12,6 +12,7 @@ from toy import execute
 
 from pipeline.mnist.idx import read_dataset_info, read_raw
 from pipeline.mnist.model import NetworkParams
+from pipeline.mnist.recipe import Recipe
 from pipeline.mnist.tensors import load_digits, save_digits
 from pipeline.paths import METRICS, PREDICTIONS, RAW, TEST
 from pipeline.stages import evaluate, fetch, preprocess, report, train
@@ -30,6 +31,9 @@ STAGES = {
 # a class name that attacks the page
 HOSTILE = '$\\frac$<script>alert(1)</script><img src="http://x/" onerror=alert(1)>"&\''
 
+SHIFT = {"rotation": 0, "scaling": 0, "shear": 0, "translation": 1, "elastic": 0}
+MUON = {"learning_rate": 0.02, "momentum": 0.9}
+NO_DISTORTION = SHIFT | {"translation": 0}
 SAMPLE_PARAMS: dict[str, dict[str, Any]] = {
     "fetch": {
         "dataset": "sample",
@@ -42,10 +46,15 @@ SAMPLE_PARAMS: dict[str, dict[str, Any]] = {
         "seed": 1,
         "epochs": 2,
         "batch_size": 32,
+        "optimizer": "adam",
         "learning_rate": 0.004,
+        "muon": None,
         "schedule": "one-cycle",
-        "max_shift": 1,
+        "warm_up": 0.0,
+        "label_smoothing": 0.0,
+        "distortion": SHIFT,
         "keep": "best",
+        "calibrate": False,
         "device": "cpu",
         "checkpoint_every": 0,
     },
@@ -59,6 +68,15 @@ SHIPPED: dict[str, dict[str, Any]] = YAML(typ="safe").load(
 # what is not named above is as it is shipped: a new parameter is known here, too
 PARAMS = {name: values | SAMPLE_PARAMS[name] for name, values in SHIPPED.items()}
 NETWORK = NetworkParams(**PARAMS["train"]["network"])
+FRONTIER: dict[str, Any] = {  # what the shipped recipe has, and the sample's has not
+    "optimizer": "muon",
+    "muon": MUON,
+    "schedule": "linear",
+    "warm_up": 0.2,
+    "label_smoothing": 0.1,
+    "distortion": SHIPPED["train"]["distortion"],
+}
+RECIPE = Recipe(**{name: PARAMS["train"][name] for name in Recipe.model_fields})
 
 
 def set_params(**changes: dict[str, Any]) -> None:

@@ -110,9 +110,9 @@ def test_a_new_parameter_is_two_places(repository: Path) -> None:
         ("relu3=nn.ReLU(inplace=True)", "relu3=nn.Dropout(params.dropout)"),
     )
     replace(
-        repository / "pipeline/mnist/training.py",
-        ("    epochs: int = Field(gt=0)\n", "    epochs: int = Field(gt=0)\n    decay: float\n"),
-        ("lr=rate, fused=True", "lr=rate, weight_decay=recipe.decay, fused=True"),
+        repository / "pipeline/mnist/recipe.py",
+        ("class Recipe(Params):", "class Recipe(Params):\n    decay: float"),
+        ("fused=True", "weight_decay=recipe.decay, fused=True"),
     )
     replace(
         repository / "params.yaml",
@@ -122,7 +122,7 @@ def test_a_new_parameter_is_two_places(repository: Path) -> None:
     options = ("-S", "train.network.hidden=64", "-S", "train.decay=0")
     output = execute(repository, "dvc", "exp", "run", *options)
     assert re.findall(r"Running stage '(\w+)'", output) == ["train", "evaluate", "report"]
-    edited = {str(MODEL_FILE), "pipeline/mnist/training.py", "params.yaml"}
+    edited = {str(MODEL_FILE), "pipeline/mnist/recipe.py", "params.yaml"}
     assert changed_files(repository) == {*edited, *RESULTS}
     page = (repository / REPORT).read_text(encoding="utf-8")
     for name, value in {"network dropout": "0.25", "network hidden": "64", "decay": "0"}.items():

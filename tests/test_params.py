@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers import PARAMS, ROOT, STAGES, set_params
+from helpers import MUON, PARAMS, ROOT, STAGES, set_params
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from ruamel.yaml import YAML
@@ -57,10 +57,17 @@ def test_the_shipped_params_are_valid(section: str, monkeypatch: pytest.MonkeyPa
         ("train", "learning_rate", float("inf"), "must be a finite number, got inf"),
         ("train", "learning_rate", "1e-3", "must be a valid number, got '1e-3'"),
         ("train", "learning_rate", True, "must be a valid number, got True"),
-        ("train", "schedule", "cosine", "must be 'constant' or 'one-cycle', got 'cosine'"),
+        (
+            "train",
+            "schedule",
+            "cosine",
+            "must be 'constant', 'linear' or 'one-cycle', got 'cosine'",
+        ),
         ("train", "device", "tpu", "must be 'auto', 'cpu', 'cuda' or 'mps', got 'tpu'"),
         ("train", "seed", 2**32, "must be less than 4294967296, got 4294967296"),
-        ("train", "max_shift", 15, "must be less than or equal to 14, got 15"),
+        ("train", "muon", 0.02, "must be a valid dictionary or instance of MuonParams, got 0.02"),
+        ("train", "label_smoothing", 1, "must be less than 1, got 1"),
+        ("train", "epochs", "half", "must be a valid number, got 'half'"),
         ("preprocess", "validation_size", 0, "must be greater than 0, got 0"),
         ("preprocess", "std", 0, "must be greater than 0, got 0"),
         ("fetch", "sources", [], "must have at least 1 item after validation, not 0, got []"),
@@ -84,15 +91,21 @@ def test_all_faults_of_a_section_are_told_at_once(workspace: Path) -> None:
     )
     assert message().splitlines() == [
         "params.yaml: train.epochs must be greater than 0, got 0",
+        "error: params.yaml: train.optimizer is missing; add it",
         "error: params.yaml: train.learning_rate must be less than or equal to 1, got 2",
-        "error: params.yaml: train.max_shift is missing; add it",
+        "error: params.yaml: train.muon is missing; add it",
+        "error: params.yaml: train.warm_up is missing; add it",
+        "error: params.yaml: train.label_smoothing is missing; add it",
+        "error: params.yaml: train.distortion is missing; add it",
+        "error: params.yaml: train.precision is missing; add it",
         "error: params.yaml: train.own_weight is missing; add it",
+        "error: params.yaml: train.calibrate is missing; add it",
         "error: params.yaml: train.device is missing; add it",
         "error: params.yaml: train.checkpoint_every is missing; add it",
         "error: params.yaml: train.network is missing; add it",
         "error: params.yaml: train.decay is not a parameter; train has seed, epochs, batch_size,"
-        " learning_rate, "
-        "schedule, max_shift, own_weight, keep, device, checkpoint_every, network",
+        " optimizer, learning_rate, muon, schedule, warm_up, label_smoothing, distortion,"
+        " precision, own_weight, keep, calibrate, device, checkpoint_every, network",
     ]
 
 
@@ -102,6 +115,28 @@ def test_a_fault_within_a_section_names_the_whole_way(workspace: Path) -> None:
         "params.yaml: train.network.hidden must be greater than 0, got 0",
         "error: params.yaml: train.network.width is not a parameter; train.network has hidden",
     ]
+
+
+@pytest.mark.parametrize(
+    ("changes", "fault"),
+    [
+        ({"muon": MUON}, "muon must be null with the optimizer adam"),
+        (
+            {"optimizer": "muon"},
+            "muon must have learning_rate and momentum with the optimizer muon",
+        ),
+        ({"warm_up": 0.2}, "warm_up must be 0 with the schedule one-cycle, got 0.2"),
+        (
+            {"warm_up": 0.2, "schedule": "constant"},
+            "warm_up must be 0 with the schedule constant, got 0.2",
+        ),
+    ],
+)
+def test_parameters_that_mean_nothing_together_are_refused(
+    workspace: Path, changes: dict[str, Any], fault: str
+) -> None:
+    set_params(train=changes)
+    assert message() == f"params.yaml: train.{fault}"
 
 
 @pytest.mark.parametrize(
@@ -169,7 +204,7 @@ def test_numbers_are_read_as_dvc_reads_them(workspace: Path, text: str, value: f
 @pytest.mark.parametrize("text", ["yes", "on", "1:30", "2024-01-01", "0x", "~"])
 def test_yaml_surprises_are_refused(workspace: Path, text: str) -> None:
     write(Path("params.yaml").read_text(encoding="utf-8").replace("epochs: 2", f"epochs: {text}"))
-    assert message().startswith("params.yaml: train.epochs must be a valid integer, got ")
+    assert message().startswith("params.yaml: train.epochs must be a valid number, got ")
 
 
 @pytest.mark.parametrize("stage", STAGES)

@@ -10,6 +10,7 @@ import torch
 from pipeline.errors import ParamsError
 
 DeviceName = Literal["auto", "cpu", "cuda", "mps"]
+Precision = Literal["float32", "bfloat16"]
 
 
 def choose_device(name: DeviceName, parameter: str) -> torch.device:
@@ -29,6 +30,22 @@ def choose_device(name: DeviceName, parameter: str) -> torch.device:
             f" ({', '.join(usable)}), got '{name}'"
         )
     return torch.device(usable[0] if name == "auto" else name)
+
+
+def check_precision(precision: Precision, device: torch.device, parameter: str) -> None:
+    """Raise ParamsError, which names `parameter`, unless the device computes in that precision."""
+    if precision == "bfloat16" and not has_bfloat16(device):
+        raise ParamsError(
+            f"params.yaml: {parameter} must be float32 here, because this machine's {device.type}"
+            f" has no arithmetic in bfloat16, got '{precision}'"
+        )
+
+
+def has_bfloat16(device: torch.device) -> bool:
+    if device.type == "cpu":
+        capabilities = torch.cpu.get_capabilities()
+        return any(capabilities.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))
+    return device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
 
 
 def make_deterministic(seed: int) -> None:

@@ -16,6 +16,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from pipeline.mnist.calibration import divide_logits
 from pipeline.mnist.tensors import (
     TensorInfo,
     open_tensors,
@@ -73,6 +74,7 @@ class ModelInfo(TensorInfo):
 
     architecture: str = "CNN"  # the network's class
     network: NetworkParams = Field(default=OLD_NETWORK, validate_default=True)
+    temperature: float = Field(default=1.0, gt=0)  # what its logits are divided by
 
     @field_validator("architecture")
     @classmethod
@@ -80,9 +82,20 @@ class ModelInfo(TensorInfo):
         return "CNN" if name == "conv32-conv64-dense128" else name  # as older files call it
 
 
-def save_model(path: Path, network: nn.Module, params: NetworkParams, info: TensorInfo) -> None:
+def save_model(
+    path: Path,
+    network: nn.Module,
+    params: NetworkParams,
+    info: TensorInfo,
+    temperature: float = 1.0,
+) -> None:
     """Write the weights and buffers of a network that `build_network` made with `params`."""
-    metadata = ModelInfo(**info.model_dump(), architecture=type(network).__name__, network=params)
+    metadata = ModelInfo(
+        **info.model_dump(),
+        architecture=type(network).__name__,
+        network=params,
+        temperature=temperature,
+    )
     tensors = {  # copies, because tied weights share their memory, which safetensors refuses
         name: tensor.cpu().clone(memory_format=torch.contiguous_format)
         for name, tensor in network.state_dict().items()
@@ -92,7 +105,7 @@ def save_model(path: Path, network: nn.Module, params: NetworkParams, info: Tens
 
 
 def load_model(path: Path) -> tuple[nn.Module, ModelInfo]:
-    """Read what `save_model` wrote, for inference.
+    """Read what `save_model` wrote, for inference: the logits are divided by the temperature.
 
     Raises DataError. Names, types and shapes are checked before any weight is read.
     """
@@ -110,6 +123,7 @@ def load_model(path: Path) -> tuple[nn.Module, ModelInfo]:
         if wrong:
             raise SafetensorError(f"of another {info.architecture}: {', '.join(wrong)} differ")
         network.load_state_dict(stored)
+    divide_logits(network, info.temperature)
     return network.eval(), info
 
 

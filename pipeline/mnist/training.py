@@ -1,42 +1,28 @@
 """The training loop, and the state from which a killed training resumes to the same result."""
 
-import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple, Never, Self
+from typing import NamedTuple, Never, Self
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field
-from torch import Tensor, nn
-from torch.optim.lr_scheduler import LambdaLR, LRScheduler, OneCycleLR
+from torch import Tensor, autocast, nn
+from torch.optim.lr_scheduler import LRScheduler
 from tqdm import tqdm
 
-from pipeline.mnist.augmentation import random_shift
+from pipeline.mnist.augmentation import distort
 from pipeline.mnist.checkpoint import Checkpoint
 from pipeline.mnist.inference import TensorDigits, normalize, predict
-from pipeline.params import Params
+from pipeline.mnist.recipe import Recipe, make_optimizers, make_scheduler
 
 STEPS_PER_REFRESH = 20  # of the progress bar; reading the loss more often would slow a GPU
-
-
-class Recipe(Params):
-    """How the network is trained."""
-
-    seed: int = Field(ge=0, lt=2**32)
-    epochs: int = Field(gt=0)
-    batch_size: int = Field(gt=0)
-    learning_rate: float = Field(gt=0, le=1)  # the peak, with the one-cycle schedule
-    schedule: Literal["constant", "one-cycle"]  # one-cycle: https://arxiv.org/abs/1708.07120
-    max_shift: int = Field(ge=0, le=14)  # pixels
-    own_weight: int = Field(ge=0, le=100)  # how often an own image is drawn in an epoch
 
 
 class Epoch(NamedTuple):
     """One row of the history; losses are means over the images."""
 
-    epoch: int
-    learning_rate: float  # of the epoch's last step
+    epoch: float  # how many are done; the last one may be cut short
+    learning_rate: float  # Adam's, of the epoch's last step
     train_loss: float
     validation_loss: float
     validation_accuracy: float
@@ -47,20 +33,15 @@ class TrainingState:
     """All that the rest of a training depends on, besides its recipe and its data."""
 
     network: nn.Module
-    optimizer: torch.optim.Optimizer
-    scheduler: LRScheduler
-    generator: torch.Generator  # of orders and shifts, on the CPU: the same on every device
+    optimizers: list[torch.optim.Optimizer]
+    schedulers: list[LRScheduler]  # one for each
+    generator: torch.Generator  # of orders and distortions, on the CPU: the same on every device
     drawn: Tensor  # the training images that each epoch takes: int64 [N], on the CPU
     order: Tensor  # in which this epoch takes them: int64 [N], on the CPU
     loss_sum: Tensor  # over the images of this epoch that are done
     images_done: int = 0  # of this epoch
     history: list[Epoch] = field(default_factory=list)  # the epochs that are done
     kept_weights: dict[str, Tensor] = field(default_factory=dict)  # see keep_weights
-
-    @property
-    def epoch(self) -> int:
-        """The epoch under way, or the next one; the first is 1."""
-        return len(self.history) + 1
 
     @classmethod
     def start(cls, network: nn.Module, recipe: Recipe, images: int, own: int = 0) -> Self:
@@ -73,27 +54,22 @@ class TrainingState:
             own: how many of them are own
         """
         drawn = draw_images(images, own, recipe.own_weight)
-        rate = recipe.learning_rate
-        steps = recipe.epochs * math.ceil(len(drawn) / recipe.batch_size)
-        optimizer = torch.optim.Adam(network.parameters(), lr=rate, fused=True)
-        scheduler: LRScheduler = (
-            OneCycleLR(optimizer, max_lr=rate, total_steps=steps)
-            if recipe.schedule == "one-cycle"
-            else LambdaLR(optimizer, lambda step: 1.0)
-        )
+        _, steps = recipe.count_steps(len(drawn))
+        optimizers = make_optimizers(network, recipe)
         return cls(
             network,
-            optimizer,
-            scheduler,
+            optimizers,
+            [make_scheduler(optimizer, recipe, steps) for optimizer in optimizers],
             generator=torch.Generator().manual_seed(recipe.seed),
             drawn=drawn,
             order=drawn,
             loss_sum=torch.zeros((), device=device_of(network)),
         )
 
-    def shuffle(self) -> None:
-        """Begin an epoch: draw the order of its images."""
-        self.order = self.drawn[torch.randperm(len(self.drawn), generator=self.generator)]
+    def shuffle(self, most: int) -> None:
+        """Begin an epoch: draw the order of its images, `most` of them or fewer."""
+        order = torch.randperm(len(self.drawn), generator=self.generator)
+        self.order = self.drawn[order[:most]]
         self.loss_sum = torch.zeros_like(self.loss_sum)
 
     def keep_weights(self) -> None:
@@ -107,7 +83,7 @@ class TrainingState:
 
         The tensors are those in use, not copies, so the next step changes them.
         """
-        optimizer = self.optimizer.state_dict()
+        optimizers = [optimizer.state_dict() for optimizer in self.optimizers]
         tensors = {
             "order": self.order,
             "loss_sum": self.loss_sum,
@@ -116,13 +92,14 @@ class TrainingState:
             **with_prefix("network.", self.network.state_dict()),
             **with_prefix("kept.", self.kept_weights),
         }
-        for index, moments in optimizer["state"].items():
-            tensors |= with_prefix(f"optimizer.{index}.", moments)
+        for number, optimizer in enumerate(optimizers):
+            for index, moments in optimizer["state"].items():
+                tensors |= with_prefix(f"optimizer.{number}.{index}.", moments)
         values = {
             "images_done": self.images_done,
             "history": self.history,
-            "optimizer": optimizer["param_groups"],
-            "scheduler": self.scheduler.state_dict(),
+            "optimizers": [optimizer["param_groups"] for optimizer in optimizers],
+            "schedulers": [scheduler.state_dict() for scheduler in self.schedulers],
         }
         return Checkpoint(tensors, values)
 
@@ -140,15 +117,20 @@ class TrainingState:
         self.generator.set_state(tensors["generator"])
         set_random_states(without_prefix("random.", tensors))
         self.network.load_state_dict(without_prefix("network.", tensors))
-        moments = {
-            index: {
-                name: in_format_of(parameter, moment)
-                for name, moment in without_prefix(f"optimizer.{index}.", tensors).items()
+        for number, optimizer in enumerate(self.optimizers):
+            groups = values["optimizers"][number]
+            parameters = [weight for group in optimizer.param_groups for weight in group["params"]]
+            moments = {
+                index: {
+                    name: in_format_of(parameter, moment)
+                    for name, moment in without_prefix(
+                        f"optimizer.{number}.{index}.", tensors
+                    ).items()
+                }
+                for index, parameter in enumerate(parameters)
             }
-            for index, parameter in enumerate(self.network.parameters())
-        }
-        self.optimizer.load_state_dict({"state": moments, "param_groups": values["optimizer"]})
-        self.scheduler.load_state_dict(values["scheduler"])
+            optimizer.load_state_dict({"state": moments, "param_groups": groups})
+            self.schedulers[number].load_state_dict(values["schedulers"][number])
 
 
 def fit(
@@ -165,25 +147,18 @@ def fit(
     `save` is called after every `save_every` steps within an epoch (0: never), and after each
     epoch, once the caller asks for the next.
     """
-    network, optimizer, scheduler = state.network, state.optimizer, state.scheduler
-    while state.epoch <= recipe.epochs:
+    network = state.network
+    steps_per_epoch, steps = recipe.count_steps(len(state.drawn))
+    while (steps_before := len(state.history) * steps_per_epoch) < steps:
         network.train()
         if state.images_done == 0:
-            state.shuffle()
+            state.shuffle((steps - steps_before) * recipe.batch_size)
         batches = state.order[state.images_done :].split(recipe.batch_size)
         first_step = state.images_done // recipe.batch_size + 1
         with progress_bar(state, recipe.epochs) as bar:
             for step, rows in enumerate(batches, start=first_step):
-                images = random_shift(train.images[rows], recipe.max_shift, state.generator)
-                logits = network(normalize(images, train.info))
-                loss = F.cross_entropy(logits, train.labels[rows])
-                optimizer.zero_grad()
-                loss.backward()
-                optimizer.step()
-                learning_rate = float(scheduler.get_last_lr()[0])
-                scheduler.step()
-                state.loss_sum += loss.detach() * len(rows)
-                state.images_done += len(rows)
+                learning_rate = float(state.schedulers[0].get_last_lr()[0])
+                loss = take_step(state, train, rows, recipe)
                 bar.update(len(rows))
                 if step % STEPS_PER_REFRESH == 0 and not bar.disable:
                     bar.set_postfix(loss=f"{loss.item():.4f}", refresh=False)
@@ -193,11 +168,28 @@ def fit(
         validation_loss = F.cross_entropy(logits, validation.labels).item()
         accuracy = (logits.argmax(1) == validation.labels).double().mean().item()
         train_loss = state.loss_sum.item() / state.images_done
-        epoch = Epoch(state.epoch, learning_rate, train_loss, validation_loss, accuracy)
+        epochs = min(steps_before + steps_per_epoch, steps) / steps_per_epoch
+        epoch = Epoch(epochs, learning_rate, train_loss, validation_loss, accuracy)
         state.history.append(epoch)
         state.images_done = 0
         yield epoch
         save(state)
+
+
+def take_step(state: TrainingState, train: TensorDigits, rows: Tensor, recipe: Recipe) -> Tensor:
+    """Train on these images once; return their loss."""
+    images = distort(train.images[rows], recipe.distortion, state.generator)
+    with autocast(images.device.type, torch.bfloat16, enabled=recipe.precision == "bfloat16"):
+        logits = state.network(normalize(images, train.info)).float()
+    loss = F.cross_entropy(logits, train.labels[rows], label_smoothing=recipe.label_smoothing)
+    state.network.zero_grad()
+    loss.backward()
+    for optimizer, scheduler in zip(state.optimizers, state.schedulers, strict=True):
+        optimizer.step()
+        scheduler.step()
+    state.loss_sum += loss.detach() * len(rows)
+    state.images_done += len(rows)
+    return loss
 
 
 def draw_images(images: int, own: int, own_weight: int) -> Tensor:
@@ -206,12 +198,12 @@ def draw_images(images: int, own: int, own_weight: int) -> Tensor:
     return torch.cat([of_data_set, of_own.repeat(own_weight)])
 
 
-def progress_bar(state: TrainingState, epochs: int) -> "tqdm[Never]":
+def progress_bar(state: TrainingState, epochs: float) -> "tqdm[Never]":
     """A bar of this epoch's images; without a terminal it shows nothing."""
     return tqdm(
         total=len(state.order),
         initial=state.images_done,
-        desc=f"epoch {state.epoch}/{epochs}",
+        desc=f"epoch {len(state.history) + 1}/{epochs:g}",
         unit=" images",
         unit_scale=True,
         disable=None,

@@ -16,18 +16,27 @@ from pydantic import Field
 
 from pipeline.errors import PipelineError, run_main
 from pipeline.files import atomic_write
+from pipeline.mnist.calibration import fit_temperature
 from pipeline.mnist.checkpoint import checkpoint_path, load_checkpoint, save_checkpoint
-from pipeline.mnist.device import DeviceName, choose_device, keep_freed_memory, make_deterministic
+from pipeline.mnist.device import (
+    DeviceName,
+    check_precision,
+    choose_device,
+    keep_freed_memory,
+    make_deterministic,
+)
 from pipeline.mnist.environment import describe_environment, write_receipt
-from pipeline.mnist.inference import load_with_own
+from pipeline.mnist.inference import load_with_own, predict
 from pipeline.mnist.model import NetworkParams, build_network, save_model
-from pipeline.mnist.training import Epoch, Recipe, TrainingState, fit
+from pipeline.mnist.recipe import Recipe
+from pipeline.mnist.training import Epoch, TrainingState, fit
 from pipeline.params import load_params
 from pipeline.paths import HISTORY, MODEL, OWN_TRAIN, OWN_VALIDATION, TRAIN, VALIDATION
 
 
 class TrainParams(Recipe):
     keep: Literal["best", "last"]  # epoch; the best by validation accuracy
+    calibrate: bool  # the confidences, on the validation images
     device: DeviceName
     checkpoint_every: int = Field(ge=0)  # steps; 0: after each epoch only
     network: NetworkParams
@@ -36,6 +45,7 @@ class TrainParams(Recipe):
 def main() -> None:
     params = load_params("train", TrainParams)
     device = choose_device(params.device, "train.device")
+    check_precision(params.precision, device, "train.precision")
     train, own = load_with_own(TRAIN, OWN_TRAIN, device)
     validation, _ = load_with_own(VALIDATION, OWN_VALIDATION, device)
     keep_freed_memory()
@@ -57,7 +67,7 @@ def main() -> None:
     for epoch in fit(state, train, validation, params, save=save, save_every=every):
         if not math.isfinite(epoch.train_loss):
             raise PipelineError(
-                f"training diverged: the loss of epoch {epoch.epoch} is {epoch.train_loss};"
+                f"training diverged: the loss of epoch {epoch.epoch:g} is {epoch.train_loss};"
                 f" lower params.yaml: train.learning_rate, now {params.learning_rate:g}"
             )
         best = max(row.validation_accuracy for row in state.history)
@@ -65,25 +75,28 @@ def main() -> None:
             state.keep_weights()  # before fit saves the state, when it is asked for the next epoch
         write_history(state.history)
         print(
-            f"epoch {epoch.epoch}/{params.epochs}: train loss {epoch.train_loss:.4f}, validation"
-            f" loss {epoch.validation_loss:.4f}, validation accuracy"
+            f"epoch {epoch.epoch:g}/{params.epochs:g}: train loss {epoch.train_loss:.4f},"
+            f" validation loss {epoch.validation_loss:.4f}, validation accuracy"
             f" {epoch.validation_accuracy:.2%}",
             flush=True,
         )
     network.load_state_dict(state.kept_weights or network.state_dict())
-    save_model(MODEL, network, params.network, train.info)
+    temperature = 1.0
+    if params.calibrate:
+        temperature = fit_temperature(predict(network, validation), validation.labels)
+    save_model(MODEL, network, params.network, train.info, temperature)
     write_receipt(environment)
     checkpoint.unlink(missing_ok=True)
 
 
-def resume(state: TrainingState, path: Path, epochs: int) -> None:
+def resume(state: TrainingState, path: Path, epochs: float) -> None:
     """Go on from the checkpoint of a killed training, if there is one."""
     checkpoint = load_checkpoint(path)
     if checkpoint is None:
         return
     state.restore(checkpoint)
     within = f" and {state.images_done:,} images" if state.images_done else ""
-    print(f"resuming after epoch {len(state.history)} of {epochs}{within}", flush=True)
+    print(f"resuming after epoch {len(state.history)} of {epochs:g}{within}", flush=True)
     if state.history:
         write_history(state.history)  # DVC deletes it before it runs this stage
 

@@ -62,7 +62,7 @@ def test_a_model_comes_back_as_it_was_saved(tmp_path: Path) -> None:
     save_model(path, network, params, INFO)
     loaded, info = load_model(path)
     assert torch.equal(loaded(images), network(images))
-    added = {"architecture": "CNN", "network": {"hidden": 7}}
+    added = {"architecture": "CNN", "network": {"hidden": 7}, "temperature": 1.0}
     assert info.model_dump() == INFO.model_dump() | added
 
 

@@ -6,28 +6,20 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from helpers import NETWORK
+from helpers import FRONTIER, MUON, NETWORK, NO_DISTORTION, RECIPE
 from torch import nn
 
 from pipeline.mnist.checkpoint import load_checkpoint, save_checkpoint
 from pipeline.mnist.device import make_deterministic
-from pipeline.mnist.inference import TensorDigits, load_to_device
+from pipeline.mnist.inference import TensorDigits, load_to_device, predict
 from pipeline.mnist.model import build_network
+from pipeline.mnist.recipe import Recipe
 from pipeline.mnist.tensors import TensorInfo
-from pipeline.mnist.training import Epoch, Recipe, TrainingState, draw_images, fit
+from pipeline.mnist.training import Epoch, TrainingState, draw_images, fit
 from pipeline.paths import TRAIN, VALIDATION
 
 INFO = TensorInfo(dataset="MNIST", classes=tuple("0123456789"), mean=0.5, std=0.5)
 CPU = torch.device("cpu")
-RECIPE = Recipe(
-    seed=1,
-    epochs=2,
-    batch_size=32,
-    learning_rate=0.004,
-    schedule="one-cycle",
-    max_shift=1,
-    own_weight=1,
-)
 
 
 def load(folder: Path) -> tuple[TensorDigits, TensorDigits]:
@@ -37,7 +29,7 @@ def load(folder: Path) -> tuple[TensorDigits, TensorDigits]:
 
 def train_on(folder: Path, **changes: Any) -> tuple[list[Epoch], nn.Module]:
     train, validation = load(folder)
-    recipe = RECIPE.model_copy(update=changes)
+    recipe = Recipe.model_validate(RECIPE.model_dump() | changes)
     make_deterministic(recipe.seed)
     network = build_network(NETWORK, 10)
     state = TrainingState.start(network, recipe, len(train.labels))
@@ -82,7 +74,7 @@ def test_equal_seeds_give_equal_bits_and_others_do_not(finished: Path) -> None:
 def test_the_constant_schedule_is_the_notebooks_loop(finished: Path) -> None:
     """Its weights are those of plain PyTorch over the same order of images."""
     history, network = train_on(
-        finished, epochs=1, schedule="constant", max_shift=0, learning_rate=0.001
+        finished, epochs=1, schedule="constant", distortion=NO_DISTORTION, learning_rate=0.001
     )
     train = load_to_device(finished / TRAIN, CPU)
     make_deterministic(1)
@@ -104,6 +96,50 @@ def test_the_constant_schedule_is_the_notebooks_loop(finished: Path) -> None:
     assert history[0].learning_rate == 0.001
 
 
+def test_a_fraction_of_an_epoch_takes_as_many_images_and_is_validated(finished: Path) -> None:
+    history, _ = train_on(finished, epochs=2.25)
+    assert [epoch.epoch for epoch in history] == [1, 2, 2.25]
+    short, _ = train_on(finished, epochs=0.25, schedule="constant")
+    whole, _ = train_on(finished, epochs=1, schedule="constant")
+    assert [epoch.epoch for epoch in short] == [0.25]
+    assert short[0].validation_loss > whole[0].validation_loss
+
+
+def test_epochs_that_end_within_a_step_end_after_the_nearest(finished: Path) -> None:
+    """500 images in batches of 32 are 16 steps."""
+    assert [epoch.epoch for epoch in train_on(finished, epochs=1.01)[0]] == [1]
+    assert [epoch.epoch for epoch in train_on(finished, epochs=1.1)[0]] == [1, 1.125]
+    assert [epoch.epoch for epoch in train_on(finished, epochs=0.001)[0]] == [1 / 16]
+
+
+def test_muon_learns_more_in_the_first_steps(finished: Path) -> None:
+    adam, _ = train_on(finished, epochs=1, schedule="constant", learning_rate=0.001)
+    both = {"optimizer": "muon", "muon": MUON, "schedule": "constant", "learning_rate": 0.001}
+    muon, _ = train_on(finished, epochs=1, **both)
+    assert muon[0].validation_loss < 0.8 * adam[0].validation_loss
+
+
+def test_smoothed_labels_leave_the_network_less_sure(finished: Path) -> None:
+    _, validation = load(finished)
+    sure = [
+        predict(train_on(finished, epochs=6, label_smoothing=share)[1], validation).softmax(1)
+        for share in (0, 0.5)
+    ]
+    plain, smooth = (confidences.amax(1).mean().item() for confidences in sure)
+    assert smooth < plain - 0.1
+
+
+def test_products_in_bfloat16_train_weights_in_float32(finished: Path) -> None:
+    history, network = train_on(finished, **FRONTIER, precision="bfloat16")
+    again, same = train_on(finished, **FRONTIER, precision="bfloat16")
+    full, _ = train_on(finished, **FRONTIER)
+    assert {weight.dtype for weight in network.parameters()} == {torch.float32}
+    assert history == again
+    assert all(map(torch.equal, network.parameters(), same.parameters()))
+    assert history != full
+    assert history[-1].validation_loss == pytest.approx(full[-1].validation_loss, rel=0.2)
+
+
 def test_one_cycle_peaks_and_anneals(finished: Path) -> None:
     history, _ = train_on(finished, epochs=4)
     rates = [epoch.learning_rate for epoch in history]
@@ -112,17 +148,26 @@ def test_one_cycle_peaks_and_anneals(finished: Path) -> None:
     assert rates[-1] == pytest.approx(0.004 / 25 / 1e4)  # OneCycleLR's defaults for the end
 
 
-@pytest.mark.parametrize("schedule", ["one-cycle", "constant"])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"schedule": "one-cycle"},
+        {"schedule": "constant"},
+        {**FRONTIER, "epochs": 1.5},
+        {**FRONTIER, "epochs": 1.5, "precision": "bfloat16"},
+        {**FRONTIER, "epochs": 1.5, "schedule": "one-cycle", "warm_up": 0.0},
+    ],
+)
 @pytest.mark.parametrize("dropout", [False, True])
 def test_from_every_checkpoint_training_goes_on_to_the_same_bits(
-    finished: Path, tmp_path: Path, schedule: str, dropout: bool
+    finished: Path, tmp_path: Path, changes: dict[str, Any], dropout: bool
 ) -> None:
     """Each goes through its file, as after a kill; 500 images are 16 steps an epoch.
 
     Dropout draws from torch's own generator.
     """
     train, validation = load(finished)
-    recipe = RECIPE.model_copy(update={"schedule": schedule})
+    recipe = Recipe.model_validate(RECIPE.model_dump() | changes)
     paths: list[Path] = []
 
     def start() -> TrainingState:
@@ -138,7 +183,8 @@ def test_from_every_checkpoint_training_goes_on_to_the_same_bits(
     expected = start()
     list(fit(expected, train, validation, recipe, save=lambda state: None))
     list(fit(start(), train, validation, recipe, save=save, save_every=6))
-    assert len(paths) == 6  # twice within each epoch and once after it
+    # twice within each epoch and once after it; once within half an epoch
+    assert len(paths) == (6 if recipe.epochs == 2 else 5)
     for path in paths:
         checkpoint = load_checkpoint(path)
         assert checkpoint

@@ -14,7 +14,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
-from helpers import set_params
+from helpers import NO_DISTORTION, set_params
 from networks import NETWORKS
 
 from pipeline.errors import PipelineError
@@ -179,7 +179,7 @@ def test_a_missing_tensor_file_is_one_line_and_exit_code_3(finished_workspace: P
 
 
 def test_a_diverged_training_says_so_and_keeps_the_old_model(finished_workspace: Path) -> None:
-    set_params(train={"learning_rate": 1.0, "epochs": 3, "max_shift": 0})
+    set_params(train={"learning_rate": 1.0, "epochs": 3, "distortion": NO_DISTORTION})
     digits, info = load_digits(TRAIN)
     save_digits(TRAIN, digits, info.model_copy(update={"std": 1e-38}))
     before = MODEL.read_bytes()
