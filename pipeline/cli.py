@@ -149,7 +149,7 @@ def run_sweep(arguments: Namespace) -> None:
 
     from pipeline.repository.git import resolve_commit
     from pipeline.sweep.dask_cluster import dask_runner, find_clone_source
-    from pipeline.sweep.sweep import sweep
+    from pipeline.sweep.sweep import share_cores, sweep
 
     root = Path.cwd()
     commit = resolve_commit(root, arguments.rev)
@@ -158,6 +158,7 @@ def run_sweep(arguments: Namespace) -> None:
     if arguments.dask:
         source = find_clone_source(root, commit)
         runner = dask_runner(arguments.dask, arguments.jobs)
+    share_cores(arguments.jobs)
     flow = sweep.with_options(task_runner=runner)
     run_flow(flow, commit, arguments.set, arguments.publish, arguments.push, source)
 

@@ -10,6 +10,7 @@ that were finished and resumes the others.
 
 import hashlib
 import itertools
+import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from tempfile import TemporaryDirectory
 from typing import Any, cast
 from uuid import UUID
 
+import psutil
 from prefect import flow, get_run_logger, runtime, task
 from prefect.artifacts import create_progress_artifact, update_progress_artifact
 from prefect.cache_policies import NO_CACHE
@@ -42,6 +44,16 @@ from pipeline.sweep.results import Trial, publish_plot, publish_table, trial_nam
 TARGET_STAGE = "train"  # the last stage of a trial
 MAXIMUM = 1000  # combinations; more is a slip
 FOLDER = Path("sweeps")
+
+
+def share_cores(jobs: int) -> None:
+    """Give each of so many trainings at once its share of the cores.
+
+    What a person has set stays: the number is OpenMP's own variable, which the stages inherit.
+    """
+    if jobs > 1:
+        cores = psutil.cpu_count(logical=False) or 1
+        os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores // jobs)))
 
 
 @dataclass(frozen=True)

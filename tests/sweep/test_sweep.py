@@ -3,11 +3,14 @@
 The graph is a toy, which gives its validation accuracy without training anything.
 """
 
+import os
+import re
 import subprocess
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import psutil
 import pytest
 from prefect_api import Api, finish
 from ruamel.yaml import YAML
@@ -22,7 +25,7 @@ from toy import (
 )
 
 from pipeline.errors import ParamsError
-from pipeline.sweep.sweep import expand_grid
+from pipeline.sweep.sweep import expand_grid, share_cores
 
 # The accuracy is the rate. With a size of 0 the stage fails.
 TRAIN = """
@@ -103,6 +106,31 @@ def test_a_wrong_list_of_values_is_refused_in_one_line(settings: list[str], reas
     with pytest.raises(ParamsError) as raised:
         expand_grid(settings)
     assert str(raised.value).startswith(reason)
+
+
+SHARE_OF_TWO = str(max(1, (psutil.cpu_count(logical=False) or 1) // 2))
+
+
+@pytest.mark.parametrize(
+    ("jobs", "before", "after"), [(1, None, None), (2, None, SHARE_OF_TWO), (2, "3", "3")]
+)
+def test_the_share_of_the_cores_is_for_several_jobs_and_what_a_person_has_set_stays(
+    monkeypatch: pytest.MonkeyPatch, jobs: int, before: str | None, after: str | None
+) -> None:
+    monkeypatch.setattr(os, "environ", {"OMP_NUM_THREADS": before} if before else {})
+    share_cores(jobs)
+    assert os.environ.get("OMP_NUM_THREADS") == after
+
+
+def test_trainings_at_once_share_the_cores(
+    toy: Path, api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    append(toy / "train.py", "import os\nprint('threads:', os.environ.get('OMP_NUM_THREADS'))\n")
+    commit_all(toy)
+    monkeypatch.delenv("OMP_NUM_THREADS")
+    sweep = ("sweep", "--set", "train.rate=0.6,0.7", "--jobs", "2")
+    output = finish(start_pipeline(toy, api.url, *sweep))
+    assert re.findall(r"threads: (\w+)", output) == [SHARE_OF_TWO] * 2
 
 
 @pytest.mark.slow
