@@ -45,22 +45,24 @@ class Muon(torch.optim.Optimizer):
 def orthogonalize(matrix: Tensor, steps: int = STEPS) -> Tensor:
     """Return the matrix [M, N] with its singular vectors, and singular values near 1.
 
-    This is the Newton–Schulz iteration X ← aX + bGX + cG²X with G = XXᵀ. What X is multiplied by
-    are polynomials of the first G, which commute. So the iteration runs on them, [M, M], and X is
-    multiplied once, at the end.
+    This is the Newton–Schulz iteration X ← aX + bGX + cG²X with G = XXᵀ, from X of norm 1. What X
+    is multiplied by are polynomials of the first G, which commute. So the iteration runs on them,
+    [M, M], and X is multiplied once, at the end.
     """
     if len(matrix) > matrix.shape[1]:
         return orthogonalize(matrix.T, steps).T
     a, b, c = COEFFICIENTS
-    unit = matrix / matrix.norm().clamp(min=1e-7)  # no singular value is above 1
-    gram = unit @ unit.T
-    product = torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
-    for _ in range(steps):
+    gram = matrix @ matrix.T
+    squares = gram.diagonal().sum().clamp(min=1e-14)  # of the norm, which no singular value exceeds
+    gram /= squares
+    product = torch.eye(len(gram), dtype=gram.dtype, device=gram.device) / squares.sqrt()
+    for step in range(steps):
         factor = torch.addmm(gram, gram, gram, beta=b, alpha=c)
         factor.diagonal().add_(a)
         product = factor @ product
-        gram = factor @ gram @ factor
-    orthogonal: Tensor = product @ unit
+        if step < steps - 1:
+            gram = factor @ gram @ factor
+    orthogonal: Tensor = product @ matrix
     return orthogonal
 
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 from helpers import NETWORK
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from networks import with_dropout
 from torch import nn
@@ -22,6 +22,7 @@ def newton_schulz(matrix: torch.Tensor, steps: int) -> torch.Tensor:
     return x
 
 
+@settings(deadline=None)
 @given(
     rows=st.integers(1, 40),
     columns=st.integers(1, 40),
