@@ -50,7 +50,7 @@ def apply_overrides(path: Path, changes: Changes) -> None:
     known = flatten(read_yaml(path))  # raises for what is not YAML
     content = yaml.load(path.read_text(encoding="utf-8"))
     for name, value in changes.items():
-        if name not in known:
+        if not any(f"{other}.".startswith(f"{name}.") for other in known):  # it, or within it
             section = name.partition(".")[0]
             of_section = [other for other in known if other.startswith(f"{section}.")]
             raise ParamsError(

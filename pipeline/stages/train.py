@@ -14,6 +14,10 @@ from typing import Literal
 import pandas as pd
 from pydantic import Field
 
+from pipeline.mnist import openmp  # noqa: F401 - before torch loads OpenMP
+
+# isort: split
+
 from pipeline.errors import PipelineError, run_main
 from pipeline.files import atomic_write
 from pipeline.mnist.calibration import fit_temperature

@@ -8,6 +8,7 @@ from helpers import ROOT
 
 from pipeline.errors import ParamsError
 from pipeline.release.overrides import apply_overrides, parse_overrides, validate_params
+from pipeline.repository.dvc_files import read_yaml
 
 
 def test_changes_are_read_as_yaml() -> None:
@@ -61,6 +62,18 @@ def test_only_the_changed_lines_of_params_yaml_change(tmp_path: Path) -> None:
         ["keep:", "best"],
     ]
     assert changed[1].endswith("# the last epoch, or the best by validation accuracy")
+
+
+def test_a_section_within_a_section_is_replaced_as_a_whole(tmp_path: Path) -> None:
+    """As the notebook's optimizer needs it, and the way back."""
+    path = tmp_path / "params.yaml"
+    shutil.copyfile(ROOT / "params.yaml", path)
+    before = read_yaml(path)["train"]
+    apply_overrides(path, parse_overrides(["train.optimizer=adam", "train.muon=null"]))
+    assert read_yaml(path)["train"] == before | {"optimizer": "adam", "muon": None}
+    muon = "train.muon={learning_rate: 0.02, momentum: 0.9}"
+    apply_overrides(path, parse_overrides(["train.optimizer=muon", muon]))
+    assert read_yaml(path)["train"] == before
 
 
 @pytest.mark.parametrize(
