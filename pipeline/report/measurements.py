@@ -24,7 +24,7 @@ class Row(BaseModel):
 
 
 class HistoryRow(Row):
-    epoch: Count
+    epoch: Annotated[float, Field(gt=0, lt=2**31)]  # the last one may be cut short
     learning_rate: Float32
     train_loss: Float32
     validation_loss: Float32
