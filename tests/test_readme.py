@@ -75,7 +75,7 @@ NOT_RUN = {
     "make serve": "it serves until Ctrl-C",
     "mnist serve": "it serves until Ctrl-C",
     "mnist run": SERVER,
-    "mnist retrain --set train.learning_rate=0.002": SERVER,
+    "mnist retrain --set train.muon.learning_rate=0.01": SERVER,
     "mnist retrain --update": SERVER,
     "mnist retrain --approve": SERVER,
     'curl --json \'{"run_input": {"approve": true, "name": "Ann"}}\''
@@ -84,8 +84,13 @@ NOT_RUN = {
     "mnist verify": f"{LONG}; the faults run it",
     "mnist promote v1.0.0": VERSIONS,
     "dvc artifacts get . mnist-cnn --stage prod --out model.safetensors": VERSIONS,
-    "dvc exp run -S train.learning_rate=0.002": LONG,
-    f"dvc exp run --temp {SAMPLE}": LONG,
+    "dvc exp run -S train.muon.learning_rate=0.01": LONG,
+    f"dvc exp run --temp {SAMPLE} -S train.batch_size=16": LONG,
+    "dvc exp run $(cat benchmarks/half_epoch.txt)": LONG,
+    "dvc exp run --temp -S train.optimizer=adam -S train.muon=null -S train.schedule=constant"
+    " -S train.warm_up=0 -S train.label_smoothing=0 -S train.calibrate=false"
+    " -S 'train.distortion={rotation: 0, scaling: 0, shear: 0, translation: 0, elastic: 0}'"
+    " -S train.learning_rate=0.001 -S train.batch_size=64 -S train.epochs=5": LONG,
     "dvc queue start -j 2": "its workers go on in the background",
     "python -m pipeline.stages.train  # with batch_size: 0 in params.yaml": FAULTY,
     "python -m pipeline.stages.fetch  # with sources: [directory] in params.yaml": FAULTY,
