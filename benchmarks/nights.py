@@ -69,10 +69,10 @@ class Repository:
             "PREFECT_HOME": str(folder / "prefect"),
         }
         self.execute(folder, "git", "clone", "--quiet", str(source), str(self.folder))
-        cache = self.execute(source, sys.executable, "-m", "dvc", "cache", "dir").strip()
-        (self.folder / ".dvc" / "cache").symlink_to(
-            cache
-        )  # DVC's configuration would be ASCII only
+        # a link, because DVC writes its configuration in ASCII
+        cache = Path(self.execute(source, sys.executable, "-m", "dvc", "cache", "dir"))
+        cache.mkdir(exist_ok=True)
+        (self.folder / ".dvc" / "cache").symlink_to(cache)
         self.git("config", "user.name", "benchmark")
         self.git("config", "user.email", "benchmark@localhost")
         if changes:
