@@ -77,7 +77,7 @@ def test_a_candidate_leaves_the_checkout_as_it_is(repository: Path, api: Api) ->
     assert unchanged
     assert unchanged.files == {}
 
-    with pytest.raises(ParamsError, match="must be a valid integer, got 'many'"):
+    with pytest.raises(ParamsError, match="must be a valid number, got 'many'"):
         run_in_flow(repository, api, {"train.epochs": "many"})
     assert state_of(repository) == before
     assert [path.name for path in (repository / ".dvc/tmp/worktrees").iterdir()] == ["lock"]
