@@ -1,6 +1,6 @@
 """Seconds to the notebook's test accuracy of 99.11 %, compared with the notebook's five epochs.
 
-Run: python -m benchmarks.time_to_accuracy (ten to twenty minutes). For each of five seeds, and each in
+Run: python -m benchmarks.time_to_accuracy (ten minutes). For each of five seeds, and each in
 its own process, the notebook's loop runs, then half an epoch of the recipe in half_epoch.txt beside
 this file. Training and validation count; imports, reading the data and the test split do not.
 """
