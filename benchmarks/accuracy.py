@@ -1,8 +1,8 @@
 """Test accuracy with params.yaml for several seeds, their mean and standard deviation.
 
-Run: python -m benchmarks.accuracy [SEED ...], 21 to 25 by default. A seed
-decides the validation split, the first weights, the order and the distortions. No training sees its
-validation images or the test split.
+Run: python -m benchmarks.accuracy [SEED ...], 21 to 25 by default. A seed decides the validation
+split, the first weights, the order and the distortions. No training sees its validation images or
+the test split.
 """
 
 import statistics

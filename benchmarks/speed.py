@@ -22,6 +22,7 @@ from pipeline.mnist.augmentation import Distortion
 from pipeline.mnist.device import keep_freed_memory, make_deterministic
 from pipeline.mnist.inference import TensorDigits, load_to_device
 from pipeline.mnist.model import build_network
+from pipeline.mnist.recipe import Recipe
 from pipeline.mnist.tracing import record_calls
 from pipeline.mnist.training import TrainingState, fit
 from pipeline.params import load_params
@@ -32,24 +33,28 @@ ROUNDS = 7
 IMAGES = 64 * 50  # in an epoch
 EPOCHS = 7  # the first warms up, and the median of the others counts
 CPU = torch.device("cpu")
-RECIPE = load_params("train", TrainParams).model_copy(
-    update={
-        "epochs": EPOCHS,
-        "batch_size": 64,
-        "optimizer": "adam",
-        "muon": None,
-        "learning_rate": 0.001,
-        "schedule": "constant",
-        "warm_up": 0.0,
-        "label_smoothing": 0.0,
-        "precision": "float32",
-        "distortion": Distortion(rotation=0, scaling=0, shear=0, translation=0, elastic=0),
-    }
-)
 
 
 def make_network() -> nn.Module:
     return build_network(load_params("train", TrainParams).network, classes=10)
+
+
+def make_recipe() -> Recipe:
+    """Return the notebook's recipe."""
+    return load_params("train", TrainParams).model_copy(
+        update={
+            "epochs": EPOCHS,
+            "batch_size": 64,
+            "optimizer": "adam",
+            "muon": None,
+            "learning_rate": 0.001,
+            "schedule": "constant",
+            "warm_up": 0.0,
+            "label_smoothing": 0.0,
+            "precision": "float32",
+            "distortion": Distortion(rotation=0, scaling=0, shear=0, translation=0, elastic=0),
+        }
+    )
 
 
 def time_notebook() -> float:
@@ -67,8 +72,9 @@ def time_ours() -> float:
     validation = TensorDigits(digits.images[:1], digits.labels[:1], digits.info)
     keep_freed_memory()
     make_deterministic(1)
-    state = TrainingState.start(make_network(), RECIPE, IMAGES)
-    times = [perf_counter() for _ in fit(state, train, validation, RECIPE, save=lambda state: None)]
+    recipe = make_recipe()
+    state = TrainingState.start(make_network(), recipe, IMAGES)
+    times = [perf_counter() for _ in fit(state, train, validation, recipe, save=lambda state: None)]
     return IMAGES / statistics.median(after - before for before, after in pairwise(times))
 
 

@@ -46,8 +46,8 @@ def distort(images: Tensor, distortion: Distortion, generator: torch.Generator) 
     if distortion.elastic:
         points = torch.randn(len(images), 2, GRID * GRID, generator=generator)
         moves.append(points * (distortion.elastic / RADIUS))
-    weights = torch.cat(moves, dim=2)
-    places = weights.to(images.device) @ basis()[: weights.shape[2]].to(images.device)
+    weights = torch.cat(moves, dim=2).to(images.device)
+    places = weights @ basis(images.device)[: weights.shape[2]]
     grid = places.unflatten(2, (IMAGE_SIZE, IMAGE_SIZE)).permute(0, 2, 3, 1)
     return F.grid_sample(images.float(), grid, align_corners=False)
 
@@ -69,7 +69,7 @@ def draw_affine(images: int, distortion: Distortion, generator: torch.Generator)
 
 
 @cache
-def basis() -> Tensor:
+def basis(device: torch.device) -> Tensor:
     """Return what the places of all pixels are sums of: x, y, 1, and the pull of each grid point.
 
     float32 [3 + GRID², 28²]
@@ -78,4 +78,5 @@ def basis() -> Tensor:
     y, x = torch.meshgrid(centres, centres, indexing="ij")
     points = torch.eye(GRID * GRID).view(-1, 1, GRID, GRID)
     pulls = F.interpolate(points, (IMAGE_SIZE, IMAGE_SIZE), mode="bicubic", align_corners=True)
-    return torch.cat([torch.stack([x, y, torch.ones_like(x)]), pulls.squeeze(1)]).flatten(1)
+    parts = torch.cat([torch.stack([x, y, torch.ones_like(x)]), pulls.squeeze(1)])
+    return parts.flatten(1).to(device)

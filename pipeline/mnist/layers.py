@@ -122,7 +122,8 @@ def load_trace(path: Path) -> LayerTrace:
     """Read what `save_trace` wrote. Raises DataError."""
     with open_tensors(path, framework="numpy", made_by="evaluate") as file:
         info = read_metadata(file, LayersInfo)
-        has_filters = "filters" in file.keys()  # noqa: SIM118 - not a dict
+        names = file.keys()
+        has_filters = "filters" in names
         trace = LayerTrace(
             info,
             file.get_tensor("examples"),

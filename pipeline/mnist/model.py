@@ -117,7 +117,8 @@ def load_model(path: Path) -> tuple[nn.Module, ModelInfo]:
                 f"it holds a {info.architecture}, and pipeline/mnist/model.py builds a"
                 f" {type(network).__name__}"
             )
-        stored = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+        names = file.keys()
+        stored = {name: file.get_tensor(name) for name in names}
         expected, found = forms(network.state_dict()), forms(stored)
         wrong = sorted(name for name in expected | found if expected.get(name) != found.get(name))
         if wrong:

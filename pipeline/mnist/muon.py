@@ -1,7 +1,7 @@
 """Muon: momentum whose steps are made orthogonal, for the weights of hidden layers.
 
 By Keller Jordan and others, 2024: https://kellerjordan.github.io/posts/muon. torch.optim.Muon takes
-matrices only. This one takes convolutions, too, and needs a third of the operations.
+matrices only. This one takes convolutions, too, and needs less than half of the operations.
 """
 
 from collections.abc import Iterable
@@ -27,7 +27,7 @@ class Muon(torch.optim.Optimizer):
         super().__init__(parameters, {"lr": lr, "momentum": momentum})
 
     @torch.no_grad()
-    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]  # no overload for a closure
         for group in self.param_groups:
             for weight in group["params"]:
                 if weight.grad is None:

@@ -66,6 +66,15 @@ def test_a_model_comes_back_as_it_was_saved(tmp_path: Path) -> None:
     assert info.model_dump() == INFO.model_dump() | added
 
 
+def test_a_loaded_networks_logits_are_divided_by_the_files_temperature(tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    network, images = build_network(NETWORK, 10).eval(), torch.randn(3, 1, 28, 28)
+    save_model(path, network, NETWORK, INFO, temperature=2.0)
+    loaded, info = load_model(path)
+    assert info.temperature == 2
+    torch.testing.assert_close(loaded(images), network(images) / 2)
+
+
 def test_the_network_of_params_yaml_has_the_notebooks_size() -> None:
     assert sum(value.numel() for value in build_network(NETWORK, 10).parameters()) == 421_642
 

@@ -14,12 +14,14 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
+import torch.nn.functional as F
 from helpers import NO_DISTORTION, set_params
 from networks import NETWORKS
 
 from pipeline.errors import PipelineError
 from pipeline.mnist.checkpoint import Checkpoint, save_checkpoint
 from pipeline.mnist.idx import Digits
+from pipeline.mnist.inference import load_to_device, predict
 from pipeline.mnist.model import load_model
 from pipeline.mnist.tensors import load_digits, save_digits
 from pipeline.mnist.training import Epoch, TrainingState
@@ -51,6 +53,24 @@ def test_the_model_and_its_history_are_written(finished_workspace: Path) -> None
     assert list(history.columns) == columns
     assert list(history["epoch"]) == [1, 2]
     assert load_model(MODEL)[1].dataset == "sample"
+
+
+def test_calibrating_changes_the_temperature_and_no_weight(finished_workspace: Path) -> None:
+    def validate() -> tuple[dict[str, torch.Tensor], torch.Tensor, float]:
+        network, _ = load_model(MODEL)
+        digits = load_to_device(VALIDATION, torch.device("cpu"))
+        logits = predict(network, digits)
+        return network.state_dict(), logits, F.cross_entropy(logits, digits.labels).item()
+
+    set_params(train={"label_smoothing": 0.3})
+    train.main()
+    weights, logits, loss = validate()
+    set_params(train={"label_smoothing": 0.3, "calibrate": True})
+    train.main()
+    same, divided, least = validate()
+    assert all(map(torch.equal, weights.values(), same.values()))
+    torch.testing.assert_close(divided, logits / load_model(MODEL)[1].temperature)
+    assert least < loss - 0.01
 
 
 @pytest.mark.slow
