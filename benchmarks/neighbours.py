@@ -1,15 +1,15 @@
 """A training beside another one, and beside a process that keeps a core busy, against alone.
 
-Run: python -m benchmarks.neighbours [ROUNDS, 5 by default]. Each training is a fifth of an epoch of
-the recipe in params.yaml, in a process of its own; its start, imports and data do not count.
+Run: python -m benchmarks.neighbours [ROUNDS, 5 by default]. Each training is two fifths of an epoch
+of the recipe in params.yaml, in a process of its own; its start, imports and data do not count.
 """
 
 import os
 import statistics
 import subprocess
 import sys
-from collections.abc import Mapping
 from time import perf_counter
+from typing import NamedTuple
 
 from pipeline.mnist import openmp  # noqa: F401 - before torch loads OpenMP, as in the train stage
 
@@ -22,9 +22,30 @@ from pipeline.params import load_params
 from pipeline.paths import TRAIN
 from pipeline.stages.train import TrainParams
 
-EPOCHS = 0.2
-OWN_WAY = {"GOMP_SPINCOUNT": "300000"}  # what GNU's OpenMP takes if nobody sets it
+EPOCHS = 0.4
 BUSY = "while True: pass"
+PROGRAM = "from benchmarks.neighbours import train; train()"
+
+
+class Way(NamedTuple):
+    """How the threads of OpenMP wait for one another."""
+
+    program: str
+    spin: str | None = None  # GNU's turns; None: what the program sets
+
+
+WAYS = {
+    "the train stage": Way(PROGRAM),  # LLVM's, where the machine has it
+    "the same without LLVM's": Way(f"import torch; {PROGRAM}", os.environ["GOMP_SPINCOUNT"]),
+    "torch's own": Way(f"import torch; {PROGRAM}", "300000"),  # what GNU's takes if nobody sets it
+}
+
+
+class Figures(NamedTuple):
+    alone: float
+    to_own: float
+    two: float
+    busy: float
 
 
 def train() -> None:
@@ -43,12 +64,13 @@ def train() -> None:
     print(perf_counter() - start)
 
 
-def measure(trainings: int, environment: Mapping[str, str] = {}) -> float:
+def measure(way: Way, trainings: int = 1) -> float:
     """Return the seconds until all of so many trainings at once are done."""
+    variables = {name: value for name, value in os.environ.items() if name != "GOMP_SPINCOUNT"}
     processes = [
         subprocess.Popen(
-            [sys.executable, "-m", "benchmarks.neighbours", "train"],
-            env=os.environ | environment,
+            [sys.executable, "-c", way.program],
+            env=variables | ({"GOMP_SPINCOUNT": way.spin} if way.spin else {}),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -66,30 +88,48 @@ def measure(trainings: int, environment: Mapping[str, str] = {}) -> float:
     return max(float(process.communicate()[0]) for process in processes)
 
 
-def measure_beside_a_busy_core() -> float:
+def measure_beside_a_busy_core(way: Way) -> float:
     busy = subprocess.Popen([sys.executable, "-c", BUSY])
     try:
-        return measure(1)
+        return measure(way)
     finally:
         busy.kill()
         busy.wait()
 
 
+def measure_round() -> list[Figures]:
+    """Return the figures of each way."""
+    alone = [measure(way) for way in WAYS.values()]
+    return [
+        Figures(
+            seconds,
+            seconds / alone[-1],
+            measure(way, 2) / (2 * seconds),
+            measure_beside_a_busy_core(way) / seconds,
+        )
+        for way, seconds in zip(WAYS.values(), alone, strict=True)
+    ]
+
+
 def main() -> None:
-    if sys.argv[1:] == ["train"]:
-        train()
-        return
-    columns = ("alone", "two/(2 alone)", "busy core/alone", "alone/OpenMP's own", "two so")
-    print("".join(f"{column:>20}" for column in columns))
-    rows = []
+    columns = ("alone", "alone/torch's own", "two/(2 alone)", "busy core/alone")
+    print(" " * 24 + "".join(f"{column:>19}" for column in columns))
+    rounds = []
     for _ in range(int(sys.argv[1]) if len(sys.argv) > 1 else 5):
-        alone, own = measure(1), measure(1, OWN_WAY)
-        two, two_own = measure(2), measure(2, OWN_WAY)
-        busy = measure_beside_a_busy_core()
-        rows.append((alone, two / (2 * alone), busy / alone, alone / own, two_own / (2 * own)))
-        print("".join(f"{figure:20.2f}" for figure in rows[-1]), flush=True)
-    medians = [statistics.median(column) for column in zip(*rows, strict=True)]
-    print("median\n" + "".join(f"{median:20.2f}" for median in medians))
+        rounds.append(measure_round())
+        show(rounds[-1])
+    print("medians")
+    show(
+        [
+            Figures(*map(statistics.median, zip(*way, strict=True)))
+            for way in zip(*rounds, strict=True)
+        ]
+    )
+
+
+def show(ways: list[Figures]) -> None:
+    for name, figures in zip(WAYS, ways, strict=True):
+        print(f"{name:24}" + "".join(f"{figure:19.2f}" for figure in figures), flush=True)
 
 
 if __name__ == "__main__":

@@ -86,7 +86,7 @@ NOT_RUN = {
     "dvc artifacts get . mnist-cnn --stage prod --out model.safetensors": VERSIONS,
     "dvc exp run -S train.muon.learning_rate=0.01": LONG,
     f"dvc exp run --temp {SAMPLE} -S train.batch_size=16": LONG,
-    "dvc exp run $(cat benchmarks/half_epoch.txt)": LONG,
+    "dvc exp run $(cat benchmarks/quick_recipe.txt)": LONG,
     "dvc exp run --temp -S train.optimizer=adam -S train.muon=null -S train.schedule=constant"
     " -S train.warm_up=0 -S train.label_smoothing=0 -S train.calibrate=false"
     " -S 'train.distortion={rotation: 0, scaling: 0, shear: 0, translation: 0, elastic: 0}'"
