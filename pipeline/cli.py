@@ -63,6 +63,7 @@ def run_stages(arguments: Namespace) -> None:
         arguments.when_busy,
         arguments.wait_seconds,
         arguments.all_pipelines,
+        arguments.jobs,
     )
 
 
@@ -73,7 +74,7 @@ def serve_flow(arguments: Namespace) -> None:
 
     schedule = parse_schedule(arguments.cron, arguments.interval, arguments.timezone)
     if arguments.flow == "run":
-        serve(run_graph, {}, schedule)
+        serve(run_graph, {"jobs": arguments.jobs}, schedule)
     else:
         parameters = {
             "rev": arguments.rev,
@@ -82,6 +83,7 @@ def serve_flow(arguments: Namespace) -> None:
             "update": True,
             "approve": arguments.approve,
             "approve_timeout": arguments.approve_timeout,
+            "jobs": arguments.jobs,
         }
         serve(retrain, parameters, schedule, NOTIFIED)
 
@@ -101,6 +103,7 @@ def retrain_model(arguments: Namespace) -> None:
         arguments.update,
         arguments.approve,
         arguments.approve_timeout,
+        arguments.jobs,
     )
 
 

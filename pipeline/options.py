@@ -83,6 +83,7 @@ def add_run_options(parser: Parser) -> None:
         metavar="N",
         help="how long to wait for the other run (%(default)s)",
     )
+    add_jobs_option(parser)
 
 
 def add_serve_options(parser: Parser) -> None:
@@ -104,6 +105,7 @@ def add_serve_options(parser: Parser) -> None:
         "--timezone", default="UTC", metavar="ZONE", help="of the schedule (%(default)s)"
     )
     add_approve_options(parser)
+    add_jobs_option(parser)
 
 
 def add_retrain_options(parser: Parser) -> None:
@@ -126,6 +128,7 @@ def add_retrain_options(parser: Parser) -> None:
         "--update", action="store_true", help="bring imported data up to date first (dvc update)"
     )
     add_approve_options(parser)
+    add_jobs_option(parser)
 
 
 def add_promote_options(parser: Parser) -> None:
@@ -178,9 +181,7 @@ def add_sweep_options(parser: Parser) -> None:
         help="the values of a parameter, such as train.seed=1,2; may be repeated",
     )
     add_rev_option(parser, "the commit to train")
-    parser.add_argument(
-        "--jobs", type=positive, default=1, metavar="N", help="train so many at once (%(default)s)"
-    )
+    add_jobs_option(parser, "train so many at once")
     parser.add_argument(
         "--dask",
         nargs="?",
@@ -215,6 +216,12 @@ def add_approve_options(parser: Parser) -> None:
         default=86400,
         metavar="N",
         help="how long to wait for that person (%(default)s)",
+    )
+
+
+def add_jobs_option(parser: Parser, meaning: str = "let so many stages run at once") -> None:
+    parser.add_argument(
+        "--jobs", type=positive, default=1, metavar="N", help=f"{meaning} (%(default)s)"
     )
 
 

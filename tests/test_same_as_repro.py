@@ -73,7 +73,8 @@ def run_flow(folder: Path, targets: Targets, api: Api) -> dict[str, str]:
     try:
         with calling(api), temporary_settings(BRISK):
             stages, all_pipelines = list(targets.stages), targets.all_pipelines
-            flow.run_graph(stages, all_pipelines=all_pipelines, return_state=True)
+            jobs = 2 if all_pipelines else 1
+            flow.run_graph(stages, all_pipelines=all_pipelines, jobs=jobs, return_state=True)
     finally:
         flow.summarize_states = summarize
         os.chdir(previous)

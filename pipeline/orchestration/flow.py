@@ -5,7 +5,10 @@ DVC decides what runs, so Prefect's result cache is off. A task ends Completed (
 REFUSED says, with the reason as its message.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from threading import Semaphore
 from typing import Annotated, Any
 
 from prefect import flow, get_run_logger, task
@@ -48,6 +51,7 @@ def run_graph(
     when_busy: WhenBusy = "wait",
     wait_seconds: Annotated[float, Field(ge=0)] = 3600,
     all_pipelines: bool = False,
+    jobs: Annotated[int, Field(ge=1)] = 1,
 ) -> State[Any]:
     """Bring stages up to date in the current folder, as `dvc repro` with the same targets does.
 
@@ -57,9 +61,10 @@ def run_graph(
         when_busy: wait for, or leave the work to, whoever is at work in this folder
         wait_seconds: how long to wait
         all_pipelines: take every dvc.yaml and .dvc file of the repository
+        jobs: how many stages may be at work at a time
     """
     targets = Targets(tuple(stages or ()), all_pipelines)
-    return run_as_flow(lambda: reproduce_graph(targets, force, when_busy, wait_seconds))
+    return run_as_flow(lambda: reproduce_graph(targets, force, when_busy, wait_seconds, jobs))
 
 
 def reproduce_graph(
@@ -67,10 +72,11 @@ def reproduce_graph(
     force: bool,
     when_busy: WhenBusy,
     wait_seconds: float,
+    jobs: int,
 ) -> State[Any]:
     """Plan, run and publish; return the state of the run."""
     with DvcWorkerPool(Path.cwd()) as pool:
-        context = RunContext(pool.root, pool, when_busy, wait_seconds)
+        context = RunContext(pool.root, pool, when_busy, wait_seconds, Semaphore(jobs))
         with workspace_lock(context):
             graph, planned = wait_while_busy(context, lambda: plan_graph(pool, targets, force))
             publish_plan(planned)
@@ -166,7 +172,7 @@ def run_stage(
         return Completed(name=Outcome.SKIPPED, message=reason)
     log = get_run_logger().info
     try:
-        with context.pool.worker() as dvc:
+        with slot(context.slots), context.pool.worker() as dvc:
             outcome = wait_while_busy(
                 context,
                 lambda: dvc.reproduce(stage.name, log, force=force, timeout=timeout),
@@ -178,6 +184,18 @@ def run_stage(
             return Failed(name=REFUSED[stage.action], message=message, data=error)
         return state
     return Completed(name=outcome, message="unchanged" if outcome is Outcome.SKIPPED else reason)
+
+
+@contextmanager
+def slot(slots: Semaphore) -> Iterator[None]:
+    """Hold a slot. Who waits for one when the run is cancelled gets that of a stage that ends."""
+    if not slots.acquire(blocking=False):
+        get_run_logger().info("waiting for another stage to end, as --jobs says")
+        slots.acquire()
+    try:
+        yield
+    finally:
+        slots.release()
 
 
 def to_final_state(error: PipelineError) -> State[Any]:

@@ -55,6 +55,7 @@ class RunContext:
     pool: DvcWorkerPool
     when_busy: WhenBusy
     wait_seconds: float
+    slots: threading.Semaphore  # of stages that may be at work at a time
 
 
 def run_as_flow(work: Callable[[], State[Any]]) -> State[Any]:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from threading import Semaphore
 from typing import Any
 
 from prefect import get_run_logger
@@ -83,10 +84,11 @@ def run_isolated(
     changes: Changes,
     stages: list[str] | None = None,
     update: ImportUpdate | None = None,
+    jobs: int = 1,
 ) -> tuple[GraphRun, Candidate | None]:
     """Bring `stages` (all by default) of a commit up to date, with what they need; in a flow run.
 
-    With `update`, imported data are brought up to date first.
+    With `update`, imported data are brought up to date first. At most `jobs` stages work at once.
     There is no candidate unless every stage is up to date.
     Raises ParamsError before a stage runs if a parameter is not what its stage allows, or if there
     are batches of own images and the gate has no section for them.
@@ -102,7 +104,7 @@ def run_isolated(
         warn = get_run_logger().warning
         has_shared = has_remote(root)
         fetch = partial(fetch_runs, root, commit, log=warn) if has_shared else None
-        run = run_stages(tree, stages, fetch, update)
+        run = run_stages(tree, stages, fetch, update, jobs)
         is_completed = run.state.is_completed()
         candidate = collect_candidate(tree, commit, changes, gate) if is_completed else None
         if has_shared and run.has_made_something and not current_scope().is_cancelled:
@@ -115,6 +117,7 @@ def run_stages(
     stages: list[str] | None,
     fetch: Callable[[Mapping[str, bytes], Graph], None] | None,
     update: ImportUpdate | None,
+    jobs: int,
 ) -> GraphRun:
     """Plan and run the stages of a worktree; before one has to run, `fetch` what others made."""
     with DvcWorkerPool(tree) as pool:
@@ -126,7 +129,8 @@ def run_stages(
                 fetch(read_changed_files(tree), graph)
                 graph, planned = plan_stages(dvc, stages)
         publish_plan(planned)
-        states = run_tasks(RunContext(tree, pool, "wait", 0), graph, planned, force=False)
+        context = RunContext(tree, pool, "wait", 0, Semaphore(jobs))
+        states = run_tasks(context, graph, planned, force=False)
     return GraphRun(planned, states, summarize_states(states))
 
 

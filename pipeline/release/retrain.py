@@ -72,6 +72,7 @@ def retrain(
     update: bool = False,
     approve: bool = False,
     approve_timeout: Annotated[float, Field(ge=0, le=MAX_APPROVAL)] = DAY,
+    jobs: Annotated[int, Field(ge=1)] = 1,
 ) -> State[Any]:
     """Publish what a commit gives, if it passes the gate; leave this folder alone.
 
@@ -84,10 +85,11 @@ def retrain(
         update: take imported data as they are now where they were imported from
         approve: let a person decide on Prefect's page whether what the gate passes is published
         approve_timeout: seconds until that person has refused
+        jobs: how many stages may be at work at a time
     """
     approval = Approval(approve_timeout) if approve else None
     return run_as_flow(
-        lambda: retrain_commit(rev, changes or {}, branch, remote, skip_ci, update, approval)
+        lambda: retrain_commit(rev, changes or {}, branch, remote, skip_ci, update, approval, jobs)
     )
 
 
@@ -99,6 +101,7 @@ def retrain_commit(
     skip_ci: bool,
     update: bool,
     approval: Approval | None,
+    jobs: int,
 ) -> State[Any]:
     """Make the candidate and publish it if it passes the gate; return the state of the run."""
     root = Path.cwd()
@@ -110,7 +113,7 @@ def retrain_commit(
         reconcile(target)  # if this fails, it fails before hours of training
     newer = find_newer(root, commit, resolve_ref(root, target.ref))
     imports = ImportUpdate(newer, root if update else None)
-    run, candidate = run_isolated(root, commit, changes, update=imports)
+    run, candidate = run_isolated(root, commit, changes, update=imports, jobs=jobs)
     if candidate is None:
         return run.state
     return publish_if_accepted(target, candidate, skip_ci, approval)

@@ -56,12 +56,16 @@ def terminate(process: "subprocess.Popen[str]", flow_run: dict[str, Any], api: A
 def test_a_run_that_is_ended_leaves_nothing_behind(
     tmp_path: Path, api: Api, end: Any, state: str
 ) -> None:
-    folder = make_workspace(tmp_path / "ended", {"only": STAY, "after": ""}, {"after": ["only"]})
+    """Of two stages that wait for no other, one waits for its turn meanwhile, and never begins."""
+    scripts = {"one": STAY, "other": STAY, "after": ""}
+    folder = make_workspace(tmp_path / "ended", scripts, {"after": ["one", "other"]})
     process, flow_run = start(folder, api)
     processes = wait_for_pids(folder)
+    (folder / "pids").unlink()
     end(process, flow_run, api)
     output = finish(process)
     assert process.returncode != 0
+    assert not (folder / "pids").exists(), "the other has begun"
     assert api.ended(flow_run)["state"]["name"] == state, output
     assert "unlocked lock" not in output, "DVC stumbles over its own lock"
     assert_that_nothing_is_left(folder, processes)

@@ -67,8 +67,22 @@ def test_when_no_source_answered_it_is_tried_again(tmp_path: Path, api: Api) -> 
     wait_until(lambda: api.tasks(flow_run)["only"]["run_count"] == 3)
 
 
+def test_by_default_one_stage_runs_at_a_time(tmp_path: Path, api: Api) -> None:
+    alone = """
+import time
+here = Path('at-work')
+here.touch(exist_ok=False)
+time.sleep(0.5)
+here.unlink()
+"""
+    folder = make_workspace(tmp_path / "apart", dict.fromkeys(("left", "middle", "right"), alone))
+    _, output, flow_run = run(folder, api)
+    assert flow_run["state"]["name"] == "Completed", output
+    assert "waiting for another stage to end" in output
+
+
 @pytest.mark.slow
-def test_branches_run_at_once(tmp_path: Path, api: Api) -> None:
+def test_branches_run_at_once_with_jobs(tmp_path: Path, api: Api) -> None:
     """Each waits for the other, so one after the other would never end."""
     meet = """
 import time
@@ -84,7 +98,7 @@ while not Path('{1}.here').exists():
     }
     order = {"left": ["top"], "right": ["top"], "bottom": ["left", "right"]}
     folder = make_workspace(tmp_path / "diamond", scripts, order, timeout=110)
-    _, output, flow_run = run(folder, api)
+    _, output, flow_run = run(folder, api, "--jobs", "2")
     assert flow_run["state"]["name"] == "Completed", output
     assert execute(folder, "dvc", "status", "--json").strip() == "{}"
 
