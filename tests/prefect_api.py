@@ -42,8 +42,8 @@ def running_server(home: Path) -> Iterator["Api"]:
 class KillableServer:
     """A server that can be killed, and started again on its database and its port."""
 
-    def __init__(self, home: Path) -> None:
-        self.home, self.port = home, free_port()
+    def __init__(self, home: Path, variables: dict[str, str] | None = None) -> None:
+        self.home, self.port, self.variables = home, free_port(), variables or {}
         self.api = Api(f"http://127.0.0.1:{self.port}/api")
         self.start()
 
@@ -51,7 +51,7 @@ class KillableServer:
         where = ["--host", "127.0.0.1", "--port", str(self.port)]
         self.process = subprocess.Popen(
             ["prefect", "server", "start", *where],
-            env=subprocess_environment() | {"PREFECT_HOME": str(self.home)},
+            env=subprocess_environment() | {"PREFECT_HOME": str(self.home)} | self.variables,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             start_new_session=True,
@@ -80,8 +80,8 @@ def calling(api: "Api") -> Iterator[None]:
 
 
 class Api:
-    def __init__(self, url: str) -> None:
-        self.url = url
+    def __init__(self, url: str, auth: tuple[str, str] | None = None) -> None:
+        self.url, self.auth = url, auth
 
     def answers(self) -> bool:
         return is_healthy(self.url)
@@ -94,7 +94,9 @@ class Api:
         """
         deadline = time.monotonic() + WAIT
         while True:
-            response = httpx.request(method, f"{self.url}/{path}", json=content, timeout=WAIT)
+            response = httpx.request(
+                method, f"{self.url}/{path}", json=content, timeout=WAIT, auth=self.auth
+            )
             is_busy = response.status_code == httpx.codes.SERVICE_UNAVAILABLE
             if not is_busy or time.monotonic() > deadline:
                 return response

@@ -18,7 +18,7 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import FlowRun, State, StateType
 from prefect.context import FlowRunContext
 from prefect.exceptions import ObjectNotFound, TerminationSignal
-from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, temporary_settings
+from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 from prefect.states import Cancelled, Completed, Failed
 
 from pipeline.errors import PipelineError
@@ -30,7 +30,7 @@ from pipeline.orchestration.abandoned import (
     start_crash_reporter,
 )
 from pipeline.orchestration.outage import Outage, current_outage
-from pipeline.orchestration.server import ends_with_this_process
+from pipeline.orchestration.server import ends_with_this_process, is_healthy
 from pipeline.repository.dvc_output import BusyError
 from pipeline.repository.dvc_worker import DvcWorkerPool
 from pipeline.repository.processes import CancelScope, RunCancelledError, current_scope
@@ -109,7 +109,7 @@ def watch_for_cancellation(scope: CancelScope, run: FlowRun | None = None) -> No
     Prefect's own runner would end this process, but not every run has one. The thread that asks
     also notes whether the server answers, of a `run` until the server knows its final state.
     """
-    run_id = runtime.flow_run.id
+    run_id, url = runtime.flow_run.id, PREFECT_API_URL.value() or ""
     # A client of its own, because those of the run wait for the server. It is opened here, because
     # the thread might come too late to open it.
     stack = ExitStack()
@@ -122,10 +122,12 @@ def watch_for_cancellation(scope: CancelScope, run: FlowRun | None = None) -> No
     def look(outage: Outage) -> None:
         try:
             state = client.read_flow_run(run_id).state
-        except httpx.TransportError:
-            outage.begin()
+        except httpx.HTTPError as error:
+            # An error that is an answer may come of a database that is busy, or gone.
+            if isinstance(error, httpx.TransportError) or not is_healthy(url):
+                outage.begin()
             return
-        except (httpx.HTTPError, ObjectNotFound):  # it is busy, or the run is deleted
+        except ObjectNotFound:  # the run is deleted
             return
         outage.end()
         if state and state.type in (StateType.CANCELLING, StateType.CANCELLED):

@@ -1,5 +1,7 @@
 """A Prefect server that does not answer for a while: the run goes on, and waits where it must.
 
+So does one whose database is away: it answers with errors, which [tool.prefect] has repeated.
+
 The run's requests wait until the server answers again. Its events, which carry the states of its
 tasks, are kept by Prefect and sent with the next event. The log says once that the server does not
 answer, and once that it does again, in place of what Prefect says for each attempt.

@@ -13,7 +13,12 @@ from urllib.parse import urlsplit
 import httpx
 from filelock import FileLock, Timeout
 from prefect.logging.handlers import APILogHandler
-from prefect.settings import PREFECT_API_URL, PREFECT_HOME, temporary_settings
+from prefect.settings import (
+    PREFECT_API_AUTH_STRING,
+    PREFECT_API_URL,
+    PREFECT_HOME,
+    temporary_settings,
+)
 
 from pipeline.errors import PipelineError
 from pipeline.repository.processes import SupervisedProcess, subprocess_environment
@@ -37,11 +42,12 @@ def server_at(url: str) -> Iterator[None]:
     """Have a Prefect server at `url`: the one that answers, or else, on loopback, a new one.
 
     The new one ends with the block and with this process. Raises PipelineError if none answers on
-    another machine, or if the new one does not start.
+    another machine, if the new one does not start, or as check_password does.
     """
     address = urlsplit(url)
     owner = FileLock(PREFECT_HOME.value() / f"mnist-server-{address.port or 4200}.lock")
     if is_healthy(url) and not is_ending(url, owner):
+        check_password(url)
         yield
         return
     if address.hostname not in LOOPBACK:
@@ -72,6 +78,7 @@ def server_at(url: str) -> Iterator[None]:
             if not reader.is_alive() or time.monotonic() > deadline:
                 raise PipelineError("Prefect's server did not start:\n" + "\n".join(tail))
             time.sleep(0.2)
+        check_password(url)
         yield
     finally:
         process.stop()
@@ -106,7 +113,8 @@ def ensure_server() -> Iterator[None]:
 
     Prefect's own temporary server would outlive a run that is killed.
     """
-    if PREFECT_API_URL.value():
+    if url := PREFECT_API_URL.value():
+        check_password(url)
         yield
         return
     with socket.socket() as probe:
@@ -121,8 +129,25 @@ def ensure_server() -> Iterator[None]:
             _is_temporary.reset(token)
 
 
-def is_healthy(url: str) -> bool:
+def check_password(url: str) -> None:
+    """Raise PipelineError if the server wants a password that this process does not have."""
+    login = (PREFECT_API_AUTH_STRING.value() or "").partition(":")
     try:
-        return httpx.get(f"{url}/health", timeout=5).json() is True
+        answer = httpx.get(f"{url}/admin/version", auth=(login[0], login[2]), timeout=5)
+    except httpx.HTTPError:  # what follows waits for it
+        return
+    if answer.status_code == httpx.codes.UNAUTHORIZED:
+        wanted = "another password" if login[0] else "a password"
+        raise PipelineError(
+            f"the Prefect server at {url} wants {wanted}; set PREFECT_API_AUTH_STRING to"
+            " USER:PASSWORD"
+        )
+
+
+def is_healthy(url: str) -> bool:
+    """Whether a Prefect server answers, and its database answers it."""
+    try:
+        answer = httpx.get(f"{url}/ready", timeout=5)
+        return answer.is_success and answer.json() == {"message": "OK"}
     except (httpx.HTTPError, ValueError):
         return False

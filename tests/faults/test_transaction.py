@@ -4,12 +4,10 @@ Some moments are too short to hit from outside. For them a program called git is
 does part of a command in real Git and then kills the run. The product knows nothing of it.
 """
 
-import getpass
 import os
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -19,8 +17,9 @@ from typing import Any
 
 import psutil
 import pytest
-from prefect_api import Api, free_port, message
+from prefect_api import Api, message
 from ruamel.yaml import YAML
+from servers import SshServer, ssh_server
 from toy import (
     commit_all,
     execute,
@@ -306,53 +305,17 @@ def files_of_a_person(folder: Path) -> list[Path]:
 
 
 @pytest.fixture
-def ssh(tmp_path: Path) -> Iterator[tuple[int, str]]:
-    """Start an SSH server on loopback; yield its port and the command that logs in there."""
-    server = shutil.which("sshd", path=f"{os.environ['PATH']}:/usr/sbin")
-    if not server:
-        pytest.skip("there is no sshd here; Debian's is in the package openssh-server")
-    for key in ("host", "user"):
-        execute(tmp_path, "ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", key)
-    shutil.copyfile(tmp_path / "user.pub", tmp_path / "authorized")
-    port = free_port()
-    Path("/run/sshd").mkdir(exist_ok=True)
-    settings = {
-        "Port": port,
-        "ListenAddress": "127.0.0.1",
-        "HostKey": tmp_path / "host",
-        "AuthorizedKeysFile": tmp_path / "authorized",
-        "PidFile": tmp_path / "sshd.pid",
-        "StrictModes": "no",
-        "UsePAM": "no",
-        "PasswordAuthentication": "no",
-    }
-    (tmp_path / "sshd_config").write_text(
-        "".join(f"{name} {value}\n" for name, value in settings.items())
-    )
-    process = subprocess.Popen(
-        [server, "-D", "-e", "-f", str(tmp_path / "sshd_config")], stderr=subprocess.DEVNULL
-    )
-    known = f"-o StrictHostKeyChecking=no -o UserKnownHostsFile={tmp_path / 'known'}"
-    try:
-        wait_until(lambda: is_open(port))
-        yield port, f"ssh -i {tmp_path / 'user'} -o IdentitiesOnly=yes {known}"
-    finally:
-        process.terminate()
-        process.wait()
-
-
-def is_open(port: int) -> bool:
-    with socket.socket() as probe:
-        return probe.connect_ex(("127.0.0.1", port)) == 0
+def ssh(tmp_path: Path) -> Iterator[SshServer]:
+    with ssh_server(tmp_path) as server:
+        yield server
 
 
 def test_a_remote_over_ssh(
-    root: Path, api: Api, ssh: tuple[int, str], monkeypatch: pytest.MonkeyPatch
+    root: Path, api: Api, ssh: SshServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A run that is killed in its push leaves no process, and the next run publishes."""
-    port, command = ssh
-    monkeypatch.setenv("GIT_SSH_COMMAND", command)
-    url = f"ssh://{getpass.getuser()}@127.0.0.1:{port}{root / 'remote.git'}"
+    monkeypatch.setenv("GIT_SSH_COMMAND", ssh.command())
+    url = ssh.url(root / "remote.git")
     execute(root / "checkout", "git", "remote", "set-url", "origin", url)
     hook = root / "remote.git" / "hooks" / "pre-receive"
     hook.write_text(f"#!/bin/sh\ntouch '{root / 'pushing'}'\nsleep 600\n")

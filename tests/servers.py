@@ -1,0 +1,158 @@
+"""Servers on loopback that a team has: SSH's, an S3 bucket's and PostgreSQL's."""
+
+import getpass
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+import httpx
+import pytest
+from prefect_api import free_port
+from toy import execute, wait_until
+
+BUCKET = "mnist"
+
+
+class SshServer(NamedTuple):
+    port: int
+    key: Path  # of a user whom the server lets in
+    known_hosts: Path
+    stranger: Path  # a key that it refuses
+
+    def url(self, path: Path) -> str:
+        return f"ssh://{getpass.getuser()}@127.0.0.1:{self.port}{path}"
+
+    def command(self) -> str:
+        """What Git takes as GIT_SSH_COMMAND."""
+        known = f"-o StrictHostKeyChecking=no -o UserKnownHostsFile={self.known_hosts}"
+        return f"ssh -i {self.key} -o IdentitiesOnly=yes {known}"
+
+
+@contextmanager
+def running(
+    command: list[str | Path],
+    port: int,
+    variables: Mapping[str, str] | None = None,
+    user: str | None = None,
+    end: signal.Signals = signal.SIGTERM,
+) -> Iterator[None]:
+    """Run a server until the block ends; end it with that signal."""
+    process = subprocess.Popen(
+        command,
+        env=os.environ | dict(variables or {}),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        user=user,
+    )
+    try:
+        wait_until(lambda: is_open(port) or process.poll() is not None)
+        assert process.poll() is None, f"{command[0]} has ended"
+        yield
+    finally:
+        process.send_signal(end)
+        process.wait()
+
+
+def is_open(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+@contextmanager
+def ssh_server(folder: Path, port: int | None = None) -> Iterator[SshServer]:
+    """Start an SSH server whose files are in `folder`; skip the test if there is none here."""
+    program = shutil.which("sshd", path=f"{os.environ['PATH']}:/usr/sbin")
+    if not program:
+        pytest.skip("there is no sshd here; Debian's is in the package openssh-server")
+    for key in ("host", "user", "stranger"):
+        if not (folder / key).exists():
+            execute(folder, "ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", key)
+    shutil.copyfile(folder / "user.pub", folder / "authorized")
+    port = port or free_port()
+    Path("/run/sshd").mkdir(exist_ok=True)
+    settings = {
+        "Port": port,
+        "ListenAddress": "127.0.0.1",
+        "HostKey": folder / "host",
+        "AuthorizedKeysFile": folder / "authorized",
+        "PidFile": folder / "sshd.pid",
+        "StrictModes": "no",
+        "UsePAM": "no",
+        "PasswordAuthentication": "no",
+        "Subsystem": "sftp internal-sftp",
+    }
+    path = folder / "sshd_config"
+    path.write_text("".join(f"{name} {value}\n" for name, value in settings.items()))
+    with running([program, "-D", "-e", "-f", path], port):
+        yield SshServer(port, folder / "user", folder / "known", folder / "stranger")
+
+
+@contextmanager
+def s3_server(port: int | None = None, refuses: bool = False) -> Iterator[str]:
+    """Start moto's server with a bucket; yield its address. It may refuse every key."""
+    port = port or free_port()
+    url = f"http://127.0.0.1:{port}"
+    # How many requests it answers before it asks for a key that it knows: it knows none.
+    variables = {"INITIAL_NO_AUTH_ACTION_COUNT": "1"} if refuses else {}
+    command: list[str | Path] = [sys.executable, "-m", "moto.server", "--port", str(port)]
+    with running(command, port, variables):
+        httpx.put(f"{url}/{BUCKET}").raise_for_status()
+        yield url
+
+
+class Postgres:
+    """A cluster of PostgreSQL with a database for Prefect, which can be stopped and started."""
+
+    def __init__(self, folder: Path) -> None:
+        self.data, self.port = folder / "data", free_port()
+        self.user = "postgres" if os.geteuid() == 0 else None  # it refuses to run as root
+        self.url = f"postgresql+asyncpg://prefect@127.0.0.1:{self.port}/postgres"
+        if self.user:
+            shutil.chown(folder, self.user)
+        program = find_postgres("initdb")
+        options = ["--username", "prefect", "--auth", "trust", "--no-sync"]
+        subprocess.run(
+            [program, *options, "--pgdata", self.data],
+            check=True,
+            stdout=subprocess.DEVNULL,
+            user=self.user,
+        )
+        self.start()
+
+    def start(self) -> None:
+        command: list[str | Path] = [find_postgres("postgres"), "-D", self.data]
+        command += ["-p", str(self.port), "-h", "127.0.0.1", "-k", ""]  # and no socket
+        self._stack = ExitStack()
+        # SIGQUIT: at once, as in a crash; at SIGTERM it would wait for its clients to leave
+        self._stack.enter_context(running(command, self.port, user=self.user, end=signal.SIGQUIT))
+
+    def stop(self) -> None:
+        self._stack.close()
+
+
+@contextmanager
+def postgres() -> Iterator[Postgres]:
+    """Start a cluster; skip the test if there is no PostgreSQL here."""
+    with tempfile.TemporaryDirectory() as name:  # pytest's own is closed to other users
+        cluster = Postgres(Path(name))
+        try:
+            yield cluster
+        finally:
+            cluster.stop()
+
+
+def find_postgres(program: str) -> str:
+    """Debian keeps the programs of a server out of PATH."""
+    folders = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
+    path = os.pathsep.join([os.environ["PATH"], *map(str, folders)])
+    if not (found := shutil.which(program, path=path)):
+        pytest.skip("there is no PostgreSQL here; Debian's is in the package postgresql")
+    return found
