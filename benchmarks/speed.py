@@ -4,6 +4,7 @@ Run: make bench. The loops run in turn on the same images in batches of 64. Each
 its own, because heap tuning affects a whole process.
 """
 
+import math
 import statistics
 import subprocess
 import sys
@@ -19,7 +20,12 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import notebook
 from pipeline.mnist.augmentation import Distortion
-from pipeline.mnist.device import keep_freed_memory, make_deterministic
+from pipeline.mnist.device import (
+    Precision,
+    has_bfloat16,
+    keep_freed_memory,
+    make_deterministic,
+)
 from pipeline.mnist.inference import TensorDigits, load_to_device
 from pipeline.mnist.model import build_network
 from pipeline.mnist.recipe import Recipe
@@ -39,8 +45,8 @@ def make_network() -> nn.Module:
     return build_network(load_params("train", TrainParams).network, classes=10)
 
 
-def make_recipe() -> Recipe:
-    """Return the notebook's recipe."""
+def make_recipe(precision: Precision) -> Recipe:
+    """Return the notebook's recipe, in this precision."""
     return load_params("train", TrainParams).model_copy(
         update={
             "epochs": EPOCHS,
@@ -51,7 +57,7 @@ def make_recipe() -> Recipe:
             "schedule": "constant",
             "warm_up": 0.0,
             "label_smoothing": 0.0,
-            "precision": "float32",
+            "precision": precision,
             "distortion": Distortion(rotation=0, scaling=0, shear=0, translation=0, elastic=0),
         }
     )
@@ -65,14 +71,19 @@ def time_notebook() -> float:
     return IMAGES / statistics.median(seconds[1:])
 
 
-def time_ours() -> float:
-    """Images per second of the loop that the train stage runs, without its validation."""
+def time_ours(precision: Precision = "float32") -> float:
+    """Images per second of the loop that the train stage runs, without its validation.
+
+    NaN if the processor has no arithmetic in that precision.
+    """
+    if precision == "bfloat16" and not has_bfloat16(CPU):
+        return math.nan
     digits = load_to_device(TRAIN, CPU)
     train = TensorDigits(digits.images[:IMAGES], digits.labels[:IMAGES], digits.info)
     validation = TensorDigits(digits.images[:1], digits.labels[:1], digits.info)
     keep_freed_memory()
     make_deterministic(1)
-    recipe = make_recipe()
+    recipe = make_recipe(precision)
     state = TrainingState.start(make_network(), recipe, IMAGES)
     times = [perf_counter() for _ in fit(state, train, validation, recipe, save=lambda state: None)]
     return IMAGES / statistics.median(after - before for before, after in pairwise(times))
@@ -124,6 +135,7 @@ def operations_per_image() -> float:
 MEASUREMENTS = {
     "notebook": time_notebook,
     "ours": time_ours,
+    "bfloat16": lambda: time_ours("bfloat16"),
     "products": time_products,
     "square": time_square,
 }
@@ -131,7 +143,7 @@ MEASUREMENTS = {
 
 def measure(name: str) -> float:
     program = f"from benchmarks import speed; print(speed.MEASUREMENTS['{name}']())"
-    if name == "ours":
+    if name in ("ours", "bfloat16"):
         program = f"import pipeline.stages.train; {program}"  # which sets OpenMP before torch
     command = [sys.executable, "-c", program]
     return float(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
@@ -139,7 +151,8 @@ def measure(name: str) -> float:
 
 def main() -> None:
     operations = operations_per_image()
-    columns = ["notebook", "ours", "products", "ours/notebook", "ours/products", "ours/square"]
+    columns = ["notebook", "ours", "products"]
+    columns += ["ours/notebook", "ours/products", "ours/square", "bfloat16/ours"]
     print(
         "images per second, batch 64; products: the step's matrix products alone; square: a"
         " 2048x2048 product's rate"
@@ -154,6 +167,7 @@ def main() -> None:
                 ours / rates["notebook"],
                 ours / rates["products"],
                 ours * operations / rates["square"],
+                rates["bfloat16"] / ours,
             )
         )
         figures = [f"{rates[name]:15,.0f}" for name in ("notebook", "ours", "products")]

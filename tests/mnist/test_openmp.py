@@ -48,6 +48,18 @@ def test_the_train_stage_sets_it_before_torch_unless_a_person_has(chosen: str | 
         assert 0 < int(seen) < 10_000
 
 
+@pytest.mark.parametrize("largest_file", [200, 4096])
+def test_without_shared_memory_torch_computes(largest_file: int) -> None:
+    """Of which LLVM's wants a page, and dies without."""
+    program = (
+        "from pipeline.mnist import openmp; import torch; print(torch.ones(10**6).sum().item())"
+    )
+    limit = f"import resource; resource.setrlimit(resource.RLIMIT_FSIZE, ({largest_file},) * 2);"
+    command = [sys.executable, "-c", limit + program]
+    shown = subprocess.run(command, capture_output=True, text=True)
+    assert (shown.returncode, shown.stdout) == (0, "1000000.0\n"), shown.stderr
+
+
 @pytest.mark.skipif(not has_llvm(), reason="there is no LLVM's OpenMP; install libomp5")
 def test_llvms_and_gnus_train_to_the_same_bytes(finished_workspace: Path) -> None:
     def run(program: str) -> tuple[bool, bytes, bytes]:
