@@ -20,12 +20,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import notebook
 from pipeline.mnist.augmentation import Distortion
-from pipeline.mnist.device import (
-    Precision,
-    has_bfloat16,
-    keep_freed_memory,
-    make_deterministic,
-)
+from pipeline.mnist.device import Precision, has_bfloat16, keep_freed_memory, make_deterministic
 from pipeline.mnist.inference import TensorDigits, load_to_device
 from pipeline.mnist.model import build_network
 from pipeline.mnist.recipe import Recipe

@@ -1,10 +1,10 @@
 """How PyTorch's threads wait for one another beside other processes. To be imported before torch.
 
 PyTorch's wheels for Linux bring GNU's OpenMP, whose threads spin for 300,000 turns. That is lost
-when another process has the core of the thread that is waited for: two trainings at once took 2.8
-times as long as one after the other. LLVM's gives its core away while it waits. So it is used where
-the machine has it, with the same results to the byte; elsewhere GNU's spins for less long, which
-costs some speed. docs/benchmarks.md has the figures.
+when another process has the core of the thread that is waited for: two trainings at once took two
+to nine times as long as one after the other. LLVM's gives its core away while it waits. So it is
+used where the machine has it, with the same results to the byte; elsewhere GNU's spins for less
+long, which costs some speed. docs/benchmarks.md has the figures.
 """
 
 import os

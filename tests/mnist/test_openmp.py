@@ -35,6 +35,9 @@ def has_llvm() -> bool:
     return False
 
 
+WITH_LLVM = pytest.mark.skipif(not has_llvm(), reason="there is no LLVM's OpenMP; install libomp5")
+
+
 @pytest.mark.parametrize("chosen", [None, "5"])
 def test_the_train_stage_sets_it_before_torch_unless_a_person_has(chosen: str | None) -> None:
     variables = {name: value for name, value in os.environ.items() if name != "GOMP_SPINCOUNT"}
@@ -48,6 +51,7 @@ def test_the_train_stage_sets_it_before_torch_unless_a_person_has(chosen: str | 
         assert 0 < int(seen) < 10_000
 
 
+@WITH_LLVM
 @pytest.mark.parametrize("largest_file", [200, 4096])
 def test_without_shared_memory_torch_computes(largest_file: int) -> None:
     """Of which LLVM's wants a page, and dies without."""
@@ -60,7 +64,7 @@ def test_without_shared_memory_torch_computes(largest_file: int) -> None:
     assert (shown.returncode, shown.stdout) == (0, "1000000.0\n"), shown.stderr
 
 
-@pytest.mark.skipif(not has_llvm(), reason="there is no LLVM's OpenMP; install libomp5")
+@WITH_LLVM
 def test_llvms_and_gnus_train_to_the_same_bytes(finished_workspace: Path) -> None:
     def run(program: str) -> tuple[bool, bytes, bytes]:
         """Whether LLVM's has shown its settings, as it does when it starts, and the results."""

@@ -104,6 +104,15 @@ def test_the_parameters_that_made_it_are_shown(finished_workspace: Path) -> None
         assert f'<tr><th scope="row">{name}</th><td>{value}</td></tr>' in text
 
 
+def test_smoothed_labels_are_said_to_raise_the_training_loss(finished_workspace: Path) -> None:
+    sentence = "by heart. The training loss has a floor here, because labels are smoothed: 30.00 %"
+    for smoothing in (0.0, 0.3):
+        set_params(train={"label_smoothing": smoothing})
+        report.main()
+        words = " ".join(REPORT.read_text(encoding="utf-8").split())
+        assert (sentence in words) == bool(smoothing)
+
+
 def test_equal_inputs_give_equal_bytes_in_every_process(finished_workspace: Path) -> None:
     before = [path.read_bytes() for path in (REPORT, MISTAKES)]
     for seed in ("1", "2"):
