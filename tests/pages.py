@@ -33,6 +33,18 @@ def read_commands(page: str) -> list[Command]:
     return [Command(*(text.strip() for text in part.partition("\n")[::2])) for part in parts]
 
 
+def read_exports(page: str) -> dict[str, str]:
+    """The variables that the page's commands export."""
+    pairs = re.findall(r"^\$ export (\w+)=(.+)$", read_page(page), re.MULTILINE)
+    return dict(pairs)
+
+
+def read_block(page: str, language: str) -> str:
+    """The page's only block of that language."""
+    (block,) = [text for found, text in FENCE.findall(read_page(page)) if found == language]
+    return str(block)
+
+
 def read_code_spans(page: str) -> list[str]:
     """What is in backticks, with line breaks as spaces."""
     return [" ".join(span.split()) for span in re.findall(r"`([^`]+)`", read_prose(page))]

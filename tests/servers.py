@@ -1,4 +1,4 @@
-"""Servers on loopback that a team has: SSH's, an S3 bucket's and PostgreSQL's."""
+"""Servers on loopback that a team has: for SSH, S3, PostgreSQL, Redis, and a proxy with TLS."""
 
 import getpass
 import os
@@ -69,9 +69,7 @@ def is_open(port: int) -> bool:
 @contextmanager
 def ssh_server(folder: Path, port: int | None = None) -> Iterator[SshServer]:
     """Start an SSH server whose files are in `folder`; skip the test if there is none here."""
-    program = shutil.which("sshd", path=f"{os.environ['PATH']}:/usr/sbin")
-    if not program:
-        pytest.skip("there is no sshd here; Debian's is in the package openssh-server")
+    program = find_program("sshd", "openssh-server", Path("/usr/sbin"))
     for key in ("host", "user", "stranger"):
         if not (folder / key).exists():
             execute(folder, "ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", key)
@@ -150,9 +148,58 @@ def postgres() -> Iterator[Postgres]:
 
 
 def find_postgres(program: str) -> str:
-    """Debian keeps the programs of a server out of PATH."""
-    folders = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
+    return find_program(program, "postgresql", *sorted(Path("/usr/lib/postgresql").glob("*/bin")))
+
+
+@contextmanager
+def redis(folder: Path) -> Iterator[str]:
+    """Start Redis; yield its address."""
+    port = free_port()
+    command: list[str | Path] = [find_program("redis-server", "redis-server"), "--save", ""]
+    with running([*command, "--port", str(port), "--dir", folder], port):
+        yield f"redis://127.0.0.1:{port}/0"
+
+
+class TlsProxy(NamedTuple):
+    url: str
+    certificate: Path  # the proxy's own, which nobody else has signed
+
+
+NGINX = """
+daemon off;
+pid {folder}/nginx.pid;
+error_log {folder}/nginx.log;
+events {{}}
+http {{
+  access_log off;
+  client_body_temp_path {folder}/body;
+  server {{
+    listen 127.0.0.1:{port} ssl;
+    ssl_certificate {folder}/proxy.crt;
+    ssl_certificate_key {folder}/proxy.key;
+{location}
+  }}
+}}
+"""
+
+
+@contextmanager
+def tls_proxy(folder: Path, location: str) -> Iterator[TlsProxy]:
+    """Start nginx with a certificate that it signs itself; `location` is where it leads."""
+    nginx = find_program("nginx", "nginx-light", Path("/usr/sbin"))
+    port, certificate = free_port(), folder / "proxy.crt"
+    request = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=proxy"]
+    request += ["-addext", "subjectAltName=IP:127.0.0.1", "-keyout", "proxy.key"]
+    execute(folder, *request, "-out", certificate.name)
+    path = folder / "nginx.conf"
+    path.write_text(NGINX.format(folder=folder, port=port, location=location))
+    with running([nginx, "-c", path, "-e", folder / "nginx.log"], port):
+        yield TlsProxy(f"https://127.0.0.1:{port}/api", certificate)
+
+
+def find_program(name: str, package: str, *folders: Path) -> str:
+    """The path of a program that Debian may keep out of PATH; skip the test if there is none."""
     path = os.pathsep.join([os.environ["PATH"], *map(str, folders)])
-    if not (found := shutil.which(program, path=path)):
-        pytest.skip("there is no PostgreSQL here; Debian's is in the package postgresql")
+    if not (found := shutil.which(name, path=path)):
+        pytest.skip(f"there is no {name} here; Debian's is in the package {package}")
     return found

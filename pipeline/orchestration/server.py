@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
+from ssl import SSLContext, create_default_context
 from threading import Thread
 from urllib.parse import urlsplit
 
@@ -15,6 +16,8 @@ from filelock import FileLock, Timeout
 from prefect.logging.handlers import APILogHandler
 from prefect.settings import (
     PREFECT_API_AUTH_STRING,
+    PREFECT_API_SSL_CERT_FILE,
+    PREFECT_API_TLS_INSECURE_SKIP_VERIFY,
     PREFECT_API_URL,
     PREFECT_HOME,
     temporary_settings,
@@ -42,7 +45,7 @@ def server_at(url: str) -> Iterator[None]:
     """Have a Prefect server at `url`: the one that answers, or else, on loopback, a new one.
 
     The new one ends with the block and with this process. Raises PipelineError if none answers on
-    another machine, if the new one does not start, or as check_password does.
+    another machine or behind a proxy, if the new one does not start, or as check_password does.
     """
     address = urlsplit(url)
     owner = FileLock(PREFECT_HOME.value() / f"mnist-server-{address.port or 4200}.lock")
@@ -50,7 +53,7 @@ def server_at(url: str) -> Iterator[None]:
         check_password(url)
         yield
         return
-    if address.hostname not in LOOPBACK:
+    if address.hostname not in LOOPBACK or address.scheme != "http":
         raise PipelineError(
             f"no Prefect server answers at {url}; start it, or unset PREFECT_API_URL to have one"
             " here"
@@ -133,7 +136,7 @@ def check_password(url: str) -> None:
     """Raise PipelineError if the server wants a password that this process does not have."""
     login = (PREFECT_API_AUTH_STRING.value() or "").partition(":")
     try:
-        answer = httpx.get(f"{url}/admin/version", auth=(login[0], login[2]), timeout=5)
+        answer = ask(f"{url}/admin/version", auth=(login[0], login[2]))
     except httpx.HTTPError:  # what follows waits for it
         return
     if answer.status_code == httpx.codes.UNAUTHORIZED:
@@ -147,7 +150,25 @@ def check_password(url: str) -> None:
 def is_healthy(url: str) -> bool:
     """Whether a Prefect server answers, and its database answers it."""
     try:
-        answer = httpx.get(f"{url}/ready", timeout=5)
+        answer = ask(f"{url}/ready")
         return answer.is_success and answer.json() == {"message": "OK"}
     except (httpx.HTTPError, ValueError):
         return False
+
+
+def ask(url: str, auth: tuple[str, str] | None = None) -> httpx.Response:
+    """Send a GET request that trusts whom Prefect's client does.
+
+    Raises PipelineError if the file with the certificates cannot be used.
+    """
+    verify: SSLContext | bool = not PREFECT_API_TLS_INSECURE_SKIP_VERIFY.value()
+    path = PREFECT_API_SSL_CERT_FILE.value()
+    if verify and path:
+        try:
+            verify = create_default_context(cafile=path)
+        except OSError as error:
+            raise PipelineError(
+                f"PREFECT_API_SSL_CERT_FILE is {path}, which holds no certificates that can be"
+                f" read: {error.strerror or error}"
+            ) from error
+    return httpx.get(url, auth=auth, verify=verify, timeout=5)

@@ -6,7 +6,9 @@ from pathlib import Path
 
 import httpx
 import pytest
+from pages import read_block
 from prefect_api import Api, KillableServer, deploy_to_pool, finish, start_worker
+from servers import tls_proxy
 from toy import make_workspace, processes_in, start_pipeline, wait_until
 
 pytestmark = pytest.mark.slow
@@ -17,12 +19,18 @@ SERVER = {"PREFECT_SERVER_API_AUTH_STRING": LOGIN}
 CLIENT = {"PREFECT_API_AUTH_STRING": LOGIN}
 
 
-@pytest.fixture
-def api(tmp_path: Path) -> Iterator[Api]:
-    server = KillableServer(tmp_path / "prefect", SERVER)
+@pytest.fixture(scope="module")
+def only_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Api]:
+    server = KillableServer(tmp_path_factory.mktemp("prefect"), SERVER)
     server.api.auth = (USER, PASSWORD)
     yield server.api
     server.kill()
+
+
+@pytest.fixture
+def api(only_server: Api) -> Api:
+    only_server.clear()
+    return only_server
 
 
 def test_a_request_without_the_password_is_refused(api: Api) -> None:
@@ -70,3 +78,27 @@ def test_a_worker_uses_the_password(
     api.run_named("Published")
     worker.terminate()
     assert PASSWORD not in finish(worker)
+
+
+def test_a_proxy_with_tls_stands_before_it(tmp_path: Path, api: Api) -> None:
+    """As docs/team.md has nginx; with a certificate that the system does not know."""
+    port = api.url.split(":")[2].removesuffix("/api")
+    location = read_block("docs/team.md", "nginx").replace("4200", port)
+    folder = make_workspace(tmp_path / "proxied", {"only": ""})
+    with tls_proxy(tmp_path, location) as proxy:
+        trusting = CLIENT | {"PREFECT_API_SSL_CERT_FILE": str(proxy.certificate)}
+        run = start_pipeline(folder, proxy.url, "run", variables=trusting)
+        output = finish(run)
+        assert run.returncode == 0, output
+        flow_run = api.run_named("Completed")
+        assert api.states(flow_run, {"only": "Completed"}) == {"only": "Completed"}  # events
+        assert api.logs(flow_run, containing="> python only.py")
+        serve = start_pipeline(
+            folder, proxy.url, "serve", "run", "--interval", "5", variables=CLIENT
+        )
+        output = finish(serve)
+    assert serve.returncode == 1
+    assert output == (
+        f"error: no Prefect server answers at {proxy.url}; start it, or unset PREFECT_API_URL to"
+        " have one here\n"
+    )

@@ -1,14 +1,16 @@
-"""Prefect's server on PostgreSQL: schedules, a cancel, a killed server and a database away."""
+"""Prefect's server on PostgreSQL: schedules, cancels, faults, and two servers on one database."""
 
 import shutil
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
 from helpers import ROOT
-from prefect_api import Api, KillableServer, finish, start
-from servers import Postgres, postgres
+from pages import read_exports
+from prefect_api import Api, KillableServer, calling, finish, run, start
+from servers import Postgres, postgres, redis
 from toy import (
     STAY,
     assert_that_nothing_is_left,
@@ -18,6 +20,8 @@ from toy import (
     wait_for_pids,
     wait_until,
 )
+
+from pipeline.orchestration.events import announce_data
 
 pytestmark = pytest.mark.slow
 
@@ -95,3 +99,46 @@ def test_a_run_goes_on_while_the_database_is_away(
     assert server.api.states(flow_run, states) == states
     assert "Traceback" not in output, output
     assert server.api.logs(flow_run, containing="> python after.py")
+
+
+def test_two_servers_share_a_database(tmp_path: Path, database: Postgres) -> None:
+    """What one knows the other does, and one is enough: docs/team.md says how."""
+    folder = make_workspace(tmp_path / "shared", {"only": STAY})
+    with redis(tmp_path) as address, two_servers(tmp_path, database, address) as (first, second):
+        serve = start_pipeline(folder, first.api.url, "serve", "run", "--interval", "3600")
+        first.api.wait_for(lambda: first.api.post("automations/filter", {}))
+        with calling(second.api):
+            assert announce_data(folder, "batch", 3)
+        flow_run = second.api.run_named("Running")
+        processes = wait_for_pids(folder)
+        second.api.post(
+            f"flow_runs/{flow_run['id']}/set_state",
+            {"state": {"type": "CANCELLING"}, "force": False},
+        )
+        assert first.api.ended(flow_run)["state"]["name"] == "Cancelled"
+        serve.terminate()
+        output = finish(serve)
+        assert "Traceback" not in output, output
+        assert_that_nothing_is_left(folder, processes)
+        first.kill()
+        (folder / "go").touch()
+        code, output, flow_run = run(folder, second.api)
+        assert (code, flow_run["state"]["name"]) == (0, "Completed"), output
+
+
+@contextmanager
+def two_servers(
+    folder: Path, database: Postgres, address: str
+) -> Iterator[tuple[KillableServer, KillableServer]]:
+    variables = {"PREFECT_SERVER_DATABASE_CONNECTION_URL": database.url} | {
+        name: value.replace("redis://127.0.0.1:6379/0", address)
+        for name, value in read_exports("docs/team.md").items()
+        if "redis" in value
+    }
+    with ExitStack() as stack:
+        servers = []
+        for name in ("first", "second"):
+            servers.append(KillableServer(folder / name, variables))
+            stack.callback(servers[-1].kill)
+        servers[0].api.clear()
+        yield servers[0], servers[1]
