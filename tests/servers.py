@@ -152,7 +152,7 @@ def find_postgres(program: str) -> str:
 
 
 @contextmanager
-def redis(folder: Path) -> Iterator[str]:
+def redis_server(folder: Path) -> Iterator[str]:
     """Start Redis; yield its address."""
     port = free_port()
     command: list[str | Path] = [find_program("redis-server", "redis-server"), "--save", ""]

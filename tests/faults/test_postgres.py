@@ -10,7 +10,8 @@ import pytest
 from helpers import ROOT
 from pages import read_exports
 from prefect_api import Api, KillableServer, calling, finish, run, start
-from servers import Postgres, postgres, redis
+from redis import Redis
+from servers import Postgres, postgres, redis_server
 from toy import (
     STAY,
     assert_that_nothing_is_left,
@@ -104,7 +105,10 @@ def test_a_run_goes_on_while_the_database_is_away(
 def test_two_servers_share_a_database(tmp_path: Path, database: Postgres) -> None:
     """What one knows the other does, and one is enough: docs/team.md says how."""
     folder = make_workspace(tmp_path / "shared", {"only": STAY})
-    with redis(tmp_path) as address, two_servers(tmp_path, database, address) as (first, second):
+    with (
+        redis_server(tmp_path) as address,
+        two_servers(tmp_path, database, address) as (first, second),
+    ):
         serve = start_pipeline(folder, first.api.url, "serve", "run", "--interval", "3600")
         first.api.wait_for(lambda: first.api.post("automations/filter", {}))
         with calling(second.api):
@@ -121,9 +125,11 @@ def test_two_servers_share_a_database(tmp_path: Path, database: Postgres) -> Non
         assert "Traceback" not in output, output
         assert_that_nothing_is_left(folder, processes)
         first.kill()
-        (folder / "go").touch()
         code, output, flow_run = run(folder, second.api)
-        assert (code, flow_run["state"]["name"]) == (0, "Completed"), output
+        assert (code, flow_run["state"]["name"]) == (0, "Unchanged"), output
+        with Redis.from_url(address) as client:
+            kinds = {key.decode().partition(":")[0] for key in client.scan_iter()}
+        assert {"message", "triggers", "prefect-server"} <= kinds, "Redis was not used"
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 Also what stands in the way: a server that is away, refuses the key or is full.
 """
 
+import shutil
 import subprocess
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -10,6 +11,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+from helpers import edit_params
+from pages import read_commands
 from prefect_api import Api, free_port, message
 from servers import BUCKET, s3_server, ssh_server
 from toy import append, commit_all, execute, make_model_workspace, start_pipeline
@@ -109,6 +112,31 @@ def test_what_one_machine_has_run_and_published_another_restores(
     execute(second, "dvc", "pull")
     assert (second / "model.txt").exists()
     assert SECRET not in output + execute(second, "git", "log", "-p", "--all")
+
+
+def test_a_lost_storage_is_filled_again_from_the_workers_folder(
+    first: Path, api: Api, stack: ExitStack
+) -> None:
+    """As docs/team.md says: with all that it has published."""
+    storage = make_storage("ssh", first.parent, stack)
+    storage.configure(first)
+    commit_all(first)
+    for skill in (160, 180):
+        edit_params(first, "train", "skill", skill)
+        commit_all(first)
+        flow_run, output = retrain(first, api)
+        assert flow_run["state"]["name"] == "Published", output
+    execute(first, "git", "push", "--quiet", "origin", "main")
+    shutil.rmtree(first.parent / "storage")
+    (refill,) = [c.text for c in read_commands("docs/team.md") if c.text.startswith("dvc push")]
+    execute(first, *refill.split())
+    second = first.parent / "second"
+    execute(first.parent, "git", "clone", "--quiet", "--branch", "main", "remote.git", str(second))
+    storage.log_in(second)
+    for version, right in (("toy@v1.0.0", 160), ("toy@v1.1.0", 180)):
+        execute(second, "git", "checkout", "--quiet", version)
+        execute(second, "dvc", "pull")
+        assert str(right) in (second / "model.txt").read_text()
 
 
 @pytest.mark.parametrize(

@@ -136,6 +136,25 @@ def test_a_killed_run_of_serve_has_crashed_and_the_next_one_comes(tmp_path: Path
     serve.communicate()
 
 
+def test_when_the_machine_is_lost_another_goes_on(tmp_path: Path, api: Api) -> None:
+    """Its run stays as it was, because nobody can tell; it takes no place of a later run."""
+    lost = make_workspace(tmp_path / "lost", {"only": STAY})
+    serve = start_pipeline(lost, api.url, "serve", "run", "--interval", "5")
+    wait_for_pids(lost)
+    for process in processes_in(lost):
+        process.kill()
+    finish(serve)
+    shutil.rmtree(lost)
+    [orphan] = api.runs(state={"name": {"any_": ["Running"]}}, deployment_id={"is_null_": False})
+    another = make_workspace(tmp_path / "another", {"only": ""})
+    serve = start_pipeline(another, api.url, "serve", "run", "--interval", "5")
+    done = api.run_named("Completed")
+    assert api.states(done, {"only": "Completed"}) == {"only": "Completed"}
+    serve.terminate()
+    finish(serve)
+    assert api.runs(id={"any_": [orphan["id"]]})[0]["state"]["name"] == "Running"
+
+
 def test_two_that_serve_one_flow_in_a_folder_are_refused(tmp_path: Path, api: Api) -> None:
     folder = make_workspace(tmp_path / "twice", {"only": ""})
     first = start_pipeline(folder, api.url, "serve", "run")
