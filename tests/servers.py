@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 import httpx
 import pytest
+from pages import read_block
 from prefect_api import free_port
 from toy import execute, wait_until
 
@@ -112,11 +113,13 @@ class Postgres:
     def __init__(self, folder: Path) -> None:
         self.data, self.port = folder / "data", free_port()
         self.user = "postgres" if os.geteuid() == 0 else None  # it refuses to run as root
-        self.url = f"postgresql+asyncpg://prefect@127.0.0.1:{self.port}/postgres"
+        self.url = f"postgresql+asyncpg://prefect:a-password@127.0.0.1:{self.port}/postgres"
+        (folder / "password").write_text("a-password")
         if self.user:
             shutil.chown(folder, self.user)
         program = find_postgres("initdb")
-        options = ["--username", "prefect", "--auth", "trust", "--no-sync"]
+        options = ["--username", "prefect", "--auth", "scram-sha-256", "--no-sync"]
+        options += ["--pwfile", str(folder / "password")]
         subprocess.run(
             [program, *options, "--pgdata", self.data],
             check=True,
@@ -173,26 +176,27 @@ events {{}}
 http {{
   access_log off;
   client_body_temp_path {folder}/body;
-  server {{
-    listen 127.0.0.1:{port} ssl;
-    ssl_certificate {folder}/proxy.crt;
-    ssl_certificate_key {folder}/proxy.key;
-{location}
-  }}
+{site}
 }}
 """
 
 
 @contextmanager
-def tls_proxy(folder: Path, location: str) -> Iterator[TlsProxy]:
-    """Start nginx with a certificate that it signs itself; `location` is where it leads."""
+def tls_proxy(folder: Path, *servers: int) -> Iterator[TlsProxy]:
+    """Start nginx as docs/team.md has it, with a certificate that it signs itself.
+
+    `servers` are the ports of Prefect's servers.
+    """
     nginx = find_program("nginx", "nginx-light", Path("/usr/sbin"))
-    port, certificate = free_port(), folder / "proxy.crt"
-    request = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=proxy"]
-    request += ["-addext", "subjectAltName=IP:127.0.0.1", "-keyout", "proxy.key"]
+    port, certificate = free_port(), folder / "prefect.crt"
+    request = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=prefect"]
+    request += ["-addext", "subjectAltName=IP:127.0.0.1", "-keyout", "prefect.key"]
     execute(folder, *request, "-out", certificate.name)
+    upstream = "".join(f"server 127.0.0.1:{server};" for server in servers)
+    site = read_block("docs/team.md", "nginx").replace("server 127.0.0.1:4200;", upstream)
+    site = site.replace("listen 443", f"listen 127.0.0.1:{port}").replace("/etc/ssl", str(folder))
     path = folder / "nginx.conf"
-    path.write_text(NGINX.format(folder=folder, port=port, location=location))
+    path.write_text(NGINX.format(folder=folder, site=site))
     with running([nginx, "-c", path, "-e", folder / "nginx.log"], port):
         yield TlsProxy(f"https://127.0.0.1:{port}/api", certificate)
 

@@ -59,6 +59,7 @@ LONG = "it takes long"
 SERVER = "it needs a Prefect server; tests of the flow, of retraining and of sweeps run the same"
 FAULTY = "params.yaml must be wrong for it; tests of the parameters and of the sources do that"
 VERSIONS = "it needs two versions; tests of the champion make them"
+TEAM = "it needs a team's servers; tests of postgres, authentication and remotes do the same"
 IMAGES = "it needs images, or a folder of them; tests of the command add, and of batches, do this"
 NOT_RUN = {
     "mnist add scans": IMAGES,
@@ -98,6 +99,30 @@ NOT_RUN = {
     "prefect work-pool create mnist --type process": SERVER,
     "MNIST_WORKSPACE=$PWD prefect deploy --all": SERVER,
     "MNIST_WORKSPACE=$PWD prefect worker start --pool mnist --limit 1": SERVER,
+    "sudo apt-get install postgresql": TEAM,
+    "sudo -u postgres createuser --pwprompt prefect": TEAM,
+    "sudo -u postgres createdb --owner prefect prefect": TEAM,
+    "export PREFECT_SERVER_DATABASE_CONNECTION_URL=postgresql+asyncpg://prefect:PASSWORD"
+    "@127.0.0.1/prefect": TEAM,
+    "export PREFECT_SERVER_API_AUTH_STRING=team:PASSWORD": TEAM,
+    "prefect server start": TEAM,
+    "export PREFECT_API_URL=http://127.0.0.1:4200/api": TEAM,
+    "export PREFECT_API_AUTH_STRING=team:PASSWORD": TEAM,
+    "export PREFECT_MESSAGING_BROKER=prefect_redis.messaging": TEAM,
+    "export PREFECT_MESSAGING_CACHE=prefect_redis.messaging": TEAM,
+    "export PREFECT_SERVER_EVENTS_CAUSAL_ORDERING=prefect_redis.ordering": TEAM,
+    "export PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE=prefect_redis.lease_storage": TEAM,
+    "export PREFECT_REDIS_MESSAGING_URL=redis://127.0.0.1:6379/0": TEAM,
+    "export PREFECT_SERVER_DOCKET_URL=redis://127.0.0.1:6379/0": TEAM,
+    "dvc remote add --default storage ssh://user@host/srv/mnist": TEAM,
+    "dvc remote modify --local storage keyfile ~/.ssh/id_ed25519": TEAM,
+    "dvc remote add --default storage s3://bucket/mnist": TEAM,
+    "dvc remote modify storage endpointurl https://host": TEAM,
+    "dvc remote modify --local storage access_key_id KEY": TEAM,
+    "dvc remote modify --local storage secret_access_key SECRET": TEAM,
+    "dvc push --all-branches --all-tags --run-cache": TEAM,
+    "git clone git@host:team/mnist.git && cd mnist && make setup": TEAM,
+    "mnist serve --push origin": TEAM,
     "source .venv/bin/activate": "it changes the shell that it is typed in",
     "pre-commit install": "it writes a Git hook",
 }
@@ -105,6 +130,7 @@ NOT_RUN = {
 # What is named and is no file of the repository: a run makes it, or a user
 MADE = (
     ".checkpoints",
+    ".dvc/config.local",
     ".dvc/tmp/flow-runs",
     ".dvc/tmp/verdicts",
     ".venv",

@@ -3,10 +3,10 @@
 import signal
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import httpx
 import pytest
-from pages import read_block
 from prefect_api import Api, KillableServer, deploy_to_pool, finish, start_worker
 from servers import tls_proxy
 from toy import make_workspace, processes_in, start_pipeline, wait_until
@@ -81,11 +81,9 @@ def test_a_worker_uses_the_password(
 
 
 def test_a_proxy_with_tls_stands_before_it(tmp_path: Path, api: Api) -> None:
-    """As docs/team.md has nginx; with a certificate that the system does not know."""
-    port = api.url.split(":")[2].removesuffix("/api")
-    location = read_block("docs/team.md", "nginx").replace("4200", port)
+    """With a certificate that the system does not know."""
     folder = make_workspace(tmp_path / "proxied", {"only": ""})
-    with tls_proxy(tmp_path, location) as proxy:
+    with tls_proxy(tmp_path, urlsplit(api.url).port or 0) as proxy:
         trusting = CLIENT | {"PREFECT_API_SSL_CERT_FILE": str(proxy.certificate)}
         run = start_pipeline(folder, proxy.url, "run", variables=trusting)
         output = finish(run)

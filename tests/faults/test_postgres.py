@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from helpers import ROOT
 from pages import read_exports
-from prefect_api import Api, KillableServer, calling, finish, run, start
+from prefect_api import Api, KillableServer, calling, finish, start
 from redis import Redis
-from servers import Postgres, postgres, redis_server
+from servers import Postgres, postgres, redis_server, tls_proxy
 from toy import (
     STAY,
     assert_that_nothing_is_left,
@@ -108,6 +108,7 @@ def test_two_servers_share_a_database(tmp_path: Path, database: Postgres) -> Non
     with (
         redis_server(tmp_path) as address,
         two_servers(tmp_path, database, address) as (first, second),
+        tls_proxy(tmp_path, first.port, second.port) as proxy,
     ):
         serve = start_pipeline(folder, first.api.url, "serve", "run", "--interval", "3600")
         first.api.wait_for(lambda: first.api.post("automations/filter", {}))
@@ -125,8 +126,15 @@ def test_two_servers_share_a_database(tmp_path: Path, database: Postgres) -> Non
         assert "Traceback" not in output, output
         assert_that_nothing_is_left(folder, processes)
         first.kill()
-        code, output, flow_run = run(folder, second.api)
-        assert (code, flow_run["state"]["name"]) == (0, "Unchanged"), output
+        process = start_pipeline(
+            folder,
+            proxy.url,
+            "run",
+            variables={"PREFECT_API_SSL_CERT_FILE": str(proxy.certificate)},
+        )
+        output = finish(process)
+        assert "Finished in state Unchanged" in output, output
+        assert len(second.api.runs(state={"name": {"any_": ["Unchanged"]}})) == 1
         with Redis.from_url(address) as client:
             kinds = {key.decode().partition(":")[0] for key in client.scan_iter()}
         assert {"message", "triggers", "prefect-server"} <= kinds, "Redis was not used"
