@@ -95,16 +95,15 @@ def ssh_server(folder: Path, port: int | None = None) -> Iterator[SshServer]:
 
 
 @contextmanager
-def s3_server(port: int | None = None, refuses: bool = False) -> Iterator[str]:
-    """Start moto's server with a bucket; yield its address. It may refuse every key."""
+def s3_server(port: int | None = None, refuses: bool = False) -> Iterator[int]:
+    """Start moto's server with an empty bucket; yield its port. It may refuse every key."""
     port = port or free_port()
-    url = f"http://127.0.0.1:{port}"
     # How many requests it answers before it asks for a key that it knows: it knows none.
     variables = {"INITIAL_NO_AUTH_ACTION_COUNT": "1"} if refuses else {}
     command: list[str | Path] = [sys.executable, "-m", "moto.server", "--port", str(port)]
     with running(command, port, variables):
-        httpx.put(f"{url}/{BUCKET}").raise_for_status()
-        yield url
+        httpx.put(f"http://127.0.0.1:{port}/{BUCKET}").raise_for_status()
+        yield port
 
 
 class Postgres:

@@ -13,9 +13,9 @@ from typing import Any, NamedTuple
 import pytest
 from helpers import edit_params
 from pages import read_commands
-from prefect_api import Api, free_port, message
+from prefect_api import Api, finish, free_port, message
 from servers import BUCKET, s3_server, ssh_server
-from toy import append, commit_all, execute, make_model_workspace, start_pipeline
+from toy import append, commit_all, execute, make_model_workspace, start_pipeline, wait_until
 
 pytestmark = pytest.mark.slow
 
@@ -44,11 +44,9 @@ def make_storage(kind: str, folder: Path, stack: ExitStack, fault: str = "") -> 
     """Start a server and return its remote; `fault` is away, refused or full."""
     port = free_port() if fault == "away" else None
     if kind == "s3":
-        url = f"http://127.0.0.1:{port}" if port else None
-        url = url or stack.enter_context(s3_server(refuses=fault == "refused"))
-        settings = {"endpointurl": url, "region": "us-east-1"}
-        secrets = {"access_key_id": "key", "secret_access_key": SECRET}
-        return Storage(f"s3://{BUCKET}/models", settings, secrets)
+        if not port:
+            port = stack.enter_context(s3_server(refuses=fault == "refused"))
+        return make_bucket(port)
     server = stack.enter_context(ssh_server(folder))
     key = server.stranger if fault == "refused" else server.key
     path = folder / "storage"
@@ -57,6 +55,12 @@ def make_storage(kind: str, folder: Path, stack: ExitStack, fault: str = "") -> 
         mount_small_disk(path, stack)
     server = server._replace(port=port or server.port)
     return Storage(server.url(path), {}, {"keyfile": str(key)})
+
+
+def make_bucket(port: int) -> Storage:
+    settings = {"endpointurl": f"http://127.0.0.1:{port}", "region": "us-east-1"}
+    secrets = {"access_key_id": "key", "secret_access_key": SECRET}
+    return Storage(f"s3://{BUCKET}/models", settings, secrets)
 
 
 def mount_small_disk(path: Path, stack: ExitStack) -> None:
@@ -112,6 +116,39 @@ def test_what_one_machine_has_run_and_published_another_restores(
     execute(second, "dvc", "pull")
     assert (second / "model.txt").exists()
     assert SECRET not in output + execute(second, "git", "log", "-p", "--all")
+
+
+def test_what_a_bucket_that_went_away_did_not_get_is_published_once_it_is_back(
+    first: Path, api: Api, stack: ExitStack
+) -> None:
+    """It goes while a model is trained. The next retraining restores that model."""
+    here, go = first.parent / "here", first.parent / "go"
+    wait = f"""
+import pathlib, time
+pathlib.Path({str(here)!r}).touch()
+while not pathlib.Path({str(go)!r}).exists():
+    time.sleep(0.05)
+"""
+    append(first / "train.py", wait)
+    port = free_port()
+    with s3_server(port):
+        make_bucket(port).configure(first)
+        commit_all(first)
+        before = refs(first)
+        process = start_pipeline(first, api.url, "retrain", "--push", "origin")
+        wait_until(here.exists)
+    go.touch()
+    output = finish(process)
+    flow_run = api.last_run()
+    assert flow_run["state"]["name"] == "Failed", output
+    assert message(flow_run).count("\n") == 0, message(flow_run)
+    assert "Traceback" not in output, output
+    assert refs(first) == before
+    with s3_server(port):
+        flow_run, output = retrain(first, api)
+    assert flow_run["state"]["name"] == "Published", output
+    expected = {"train": "Restored", "evaluate": "Restored"}
+    assert api.states(flow_run, expected) == expected
 
 
 def test_a_lost_storage_is_filled_again_from_the_workers_folder(
