@@ -137,6 +137,13 @@ class Api:
             ]
         )[-1]
 
+    def run_waiting(self, besides: Set[str] = frozenset()) -> dict[str, Any]:
+        """The first run that waits for a person, once it takes an answer."""
+        run = self.run_named("Paused", besides)
+        path = f"flow_runs/{run['id']}/input/paused-approval-1-description"
+        self.wait_for(lambda: [1] if self.request("GET", path).is_success else [])
+        return run
+
     def ended(self, run: dict[str, Any]) -> dict[str, Any]:
         """The run, once it is in a final state."""
         final = {"type": {"any_": ["COMPLETED", "FAILED", "CRASHED", "CANCELLED"]}}

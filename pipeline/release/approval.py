@@ -99,10 +99,10 @@ def wait_for_answer(page: str, timeout: float) -> Answer | None:
     state: State[Any] = Paused(pause_key=key, message="waits for a person's approval")
     keyset = keyset_from_paused_state(state)
     state.state_details.run_input_keyset = {str(kind): key for kind, key in keyset.items()}
-    form = Answer.with_initial_data(description=page)
-    form.save(keyset)  # before the state, so that whoever sees that can answer
     with suppress(Abort, Pause):  # it was cancelled just before, or the request was repeated
         propose_state_sync(client, state, flow_run_id=run_id)
+    # after the state, with which the server forgets a form of that key; it takes no answer before
+    Answer.with_initial_data(description=page).save(keyset)
     address = url_for("flow-run", obj_id=run_id)
     get_run_logger().info("waits up to %s for approval: %s", spell_out(timeout), address)
     deadline = time.monotonic() + timeout

@@ -30,10 +30,10 @@ def set_skill(folder: Path, skill: int) -> None:
 def test_serve_starts_others_while_runs_wait_and_ends_them_all(tmp_path: Path, api: Api) -> None:
     folder = make_model_workspace(tmp_path / "toy")
     serve = start_pipeline(folder, api.url, "serve", "--approve", "--interval", "5")
-    first = api.run_named("Paused")
+    first = api.run_waiting()
     api.run_named("Skipped")  # the same model: one waits for all
     set_skill(folder, 160)
-    second = api.run_named("Paused", besides={first["id"]})
+    second = api.run_waiting(besides={first["id"]})
     api.post(f"flow_runs/{second['id']}/resume", APPROVED)
     published = api.ended(second)
     assert published["state"]["name"] == "Published"
@@ -51,7 +51,7 @@ def test_a_run_that_waits_ends_at_once(
     """Cancelled on the page, by Ctrl-C, or killed."""
     folder = make_model_workspace(tmp_path / "toy")
     process = start_pipeline(folder, api.url, "retrain", "--approve")
-    run = api.run_named("Paused")
+    run = api.run_waiting()
     if number is None:
         api.post(f"flow_runs/{run['id']}/set_state", {"state": {"type": "CANCELLING"}})
     else:
@@ -61,7 +61,7 @@ def test_a_run_that_waits_ends_at_once(
     assert api.ended(run)["state"]["name"] == expected
     wait_until(lambda: not processes_under(folder))
     again = start_pipeline(folder, api.url, "retrain", "--approve")
-    waiting = api.run_named("Paused", besides={run["id"]})
+    waiting = api.run_waiting(besides={run["id"]})
     api.post(f"flow_runs/{waiting['id']}/resume", APPROVED)
     assert "Finished in state Published" in finish(again)
 
@@ -71,7 +71,7 @@ def test_a_restarted_server_still_takes_the_answer(tmp_path: Path) -> None:
     try:
         folder = make_model_workspace(tmp_path / "toy")
         process = start_pipeline(folder, server.api.url, "retrain", "--approve")
-        run = server.api.run_named("Paused")
+        run = server.api.run_waiting()
         server.kill()
         log: list[str] = []
         assert process.stdout
