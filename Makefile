@@ -4,10 +4,10 @@ PYTHON ?= python3
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run review serve test faults bench image
+.PHONY: help setup run review serve test faults bench image image-test
 
 help: ## List the targets
-	@grep -hE '^[a-z]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 10
+	@grep -hE '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
 
 setup: .venv/complete ## Create .venv with the pinned environment
 .venv/complete: pyproject.toml constraints.txt
@@ -43,5 +43,11 @@ faults: setup ## Inject every fault there is a test for, in real processes, and 
 bench: run ## Time the training loop against the notebook's
 	python -m benchmarks.speed
 
-image: ## Build the container image, with docker, podman or buildah: make image IMAGE=mnist IMAGE_OPTIONS='--build-arg …'
-	@tool=$$(command -v podman || command -v buildah || command -v docker) || { echo "image: needs docker, podman or buildah" >&2; exit 2; }; set -x; $$tool build $(IMAGE_OPTIONS) --tag $(or $(IMAGE),mnist) .
+IMAGE ?= mnist
+image: ## Build the container image with podman, docker or buildah: make image IMAGE=mnist IMAGE_OPTIONS='--build-arg …'
+	@for tool in podman docker buildah; do $$tool info >/dev/null 2>&1 && break; tool=; done; \
+	test "$$tool" || { echo "image: neither podman, docker's daemon nor buildah answers here; install one" >&2; exit 2; }; \
+	layers=$$(test $$tool != buildah || echo --layers); set -x; $$tool build $$layers $(IMAGE_OPTIONS) --tag '$(IMAGE)' .
+
+image-test: setup ## Build the image as root with podman, on a base by debootstrap unless told, and run flows in containers of it
+	python -m pytest -m image --numprocesses 0 tests/faults/test_image.py

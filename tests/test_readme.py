@@ -185,7 +185,7 @@ def test_the_readme_links_to_every_page() -> None:
 @pytest.mark.parametrize("page", PAGES)
 def test_every_make_target_exists(page: str) -> None:
     listed = execute(ROOT, "make", "--no-print-directory").splitlines()
-    named = {found for code in code_of(page) for found in re.findall(r"^make (\w+)", code)}
+    named = {found for code in code_of(page) for found in re.findall(r"^make ([\w-]+)", code)}
     assert named <= {line.split()[0] for line in listed}
 
 

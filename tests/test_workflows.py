@@ -1,6 +1,8 @@
 """What runs on GitHub: the workflows are valid, and their steps are targets that work here."""
 
+import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -81,3 +83,28 @@ def test_a_base_that_is_no_commit_is_a_line(repository: Path, base: str) -> None
     assert line == f"BASE={base} is no commit here; git fetch it, or name another"
     assert all(text.startswith("make: ") for text in rest)
     assert result.stdout == ""
+
+
+@pytest.mark.parametrize(
+    ("answering", "expected"),
+    [
+        (("docker", "podman"), "podman build --no-cache --tag mnist ."),
+        (("docker", "buildah"), "docker build --no-cache --tag mnist ."),
+        (("buildah",), "buildah build --layers --no-cache --tag mnist ."),
+        ((), "image: neither podman, docker's daemon nor buildah answers here; install one"),
+    ],
+)
+def test_the_image_is_built_by_what_answers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answering: tuple[str, ...], expected: str
+) -> None:
+    """Docker's client alone, without a daemon, is nothing that builds."""
+    for name in ("podman", "docker", "buildah"):
+        code = int(name not in answering)
+        (tmp_path / name).write_text(f'#!/bin/sh\n[ "$1" = build ] || exit {code}\n')
+        (tmp_path / name).chmod(0o755)
+    shutil.copy2(ROOT / "Makefile", tmp_path)
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    result = make(tmp_path, "image", "IMAGE_OPTIONS=--no-cache")
+    said = [line.removeprefix("+ ") for line in result.stderr.splitlines()]
+    assert expected in said
+    assert (result.returncode == 0) == bool(answering)
