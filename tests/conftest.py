@@ -18,9 +18,9 @@ os.environ["OMP_NUM_THREADS"] = "1"
 # no test depends on the name, signing or hooks of whoever runs it
 os.environ |= {"GIT_CONFIG_GLOBAL": os.devnull, "GIT_CONFIG_NOSYSTEM": "1"}
 
-from helpers import CLOTHES, PARAMS, ROOT, STAGES, repro, set_params
+from helpers import CLOTHES, STAGES, repro, set_params
 from own_images import make_batch
-from ruamel.yaml import YAML
+from sample import make_repository
 from toy import CHAIN, ORDER, commit_all, execute, make_model_workspace, make_workspace
 
 from pipeline.mnist.idx import UInt8Array, write_dataset_info
@@ -147,16 +147,7 @@ def reproduced(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def make_reproduced(folder: Path) -> Path:
-    tracked = execute(
-        ROOT, "git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"
-    ).split("\0")
-    for name in filter(None, tracked):
-        if (ROOT / name).is_file() and not name.startswith(("reports/", "dvc.lock")):
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(ROOT / name, folder / name)
-    with (folder / "params.yaml").open("w", encoding="utf-8") as file:
-        YAML().dump(PARAMS, file)
-    execute(folder, "git", "init", "--quiet")
+    make_repository(folder)
     assert repro(folder) == (list(STAGES), [])
     commit_all(folder)
     return folder

@@ -237,26 +237,47 @@ def deploy_to_pool(folder: Path, api: Api, interval: int) -> tuple[Path, dict[st
     """
     make_model_workspace(folder)
     (folder / "pipeline").symlink_to(ROOT / "pipeline")
-    deployment = (ROOT / "prefect.yaml").read_text(encoding="utf-8")
-    schedule = deployment.replace('cron: "0 3 * * *"', f"interval: {interval}")
-    (folder / "prefect.yaml").write_text(schedule, encoding="utf-8")
+    changes = {'cron: "0 3 * * *"': f"interval: {interval}"}
+    return folder, deploy(folder, api, "pool", ("mnist", "process"), changes)
+
+
+def deploy(
+    folder: Path,
+    api: Api,
+    name: str,
+    pool: tuple[str, str],
+    changes: dict[str, str],
+    user: str = "",
+) -> dict[str, str]:
+    """Make a pool of that name and type, and deploy what prefect.yaml has under a name for it.
+
+    With `changes` to its text. Returns the variables for a worker of the pool.
+    """
+    text = (ROOT / "prefect.yaml").read_text(encoding="utf-8")
+    for old, new in changes.items():
+        assert old in text
+        text = text.replace(old, new)
+    (folder / "prefect.yaml").write_text(text, encoding="utf-8")
     variables = subprocess_environment() | {
         "PREFECT_API_URL": api.url,
         "MNIST_WORKSPACE": str(folder),
+        "MNIST_USER": user,
     }
     for command in (
-        ["work-pool", "create", "mnist", "--type", "process", "--overwrite"],
-        ["--no-prompt", "deploy", "--all"],
+        ["work-pool", "create", pool[0], "--type", pool[1], "--overwrite"],
+        ["--no-prompt", "deploy", "--name", name],
     ):
         result = subprocess.run(
             ["prefect", *command], cwd=folder, env=variables, capture_output=True, text=True
         )
         assert result.returncode == 0, result.stdout + result.stderr
-    return folder, variables
+    return variables
 
 
-def start_worker(folder: Path, variables: dict[str, str]) -> "subprocess.Popen[str]":
-    command = ["prefect", "worker", "start", "--pool", "mnist", "--limit", "1"]
+def start_worker(
+    folder: Path, variables: dict[str, str], pool: str = "mnist"
+) -> "subprocess.Popen[str]":
+    command = ["prefect", "worker", "start", "--pool", pool, "--limit", "1"]
     return subprocess.Popen(
         command,
         cwd=folder,

@@ -1,9 +1,10 @@
-"""A repository that holds the sample of real digits, and no stage has run."""
+"""Repositories on the sample of real digits, in which no stage has run."""
 
 import shutil
 from pathlib import Path
 
-from helpers import ROOT, SAMPLE_FILES
+from helpers import PARAMS, ROOT, SAMPLE_FILES
+from ruamel.yaml import YAML
 from toy import commit_all, execute
 
 from pipeline.mnist.idx import write_dataset_info
@@ -24,3 +25,15 @@ def make_sample(folder: Path) -> None:
         (folder / RAW / name).write_bytes(content)
     write_dataset_info(folder / RAW, DATASETS["sample"].info)
     commit_all(folder)
+
+
+def make_repository(folder: Path) -> None:
+    """Make one of this code, with nothing committed."""
+    options = ("-z", "--cached", "--others", "--exclude-standard")
+    for name in filter(None, execute(ROOT, "git", "ls-files", *options).split("\0")):
+        if (ROOT / name).is_file() and not name.startswith(("reports/", "dvc.lock")):
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(ROOT / name, folder / name)
+    with (folder / "params.yaml").open("w", encoding="utf-8") as file:
+        YAML().dump(PARAMS, file)
+    execute(folder, "git", "init", "--quiet")

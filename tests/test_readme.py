@@ -61,6 +61,7 @@ FAULTY = "params.yaml must be wrong for it; tests of the parameters and of the s
 VERSIONS = "it needs two versions; tests of the champion make them"
 TEAM = "it needs a team's servers; tests of postgres, authentication and remotes do the same"
 IMAGES = "it needs images, or a folder of them; tests of the command add, and of batches, do this"
+IMAGE = "it needs the image; make image-test does the same"
 NOT_RUN = {
     "mnist add scans": IMAGES,
     "mnist add scans --commit": IMAGES,
@@ -97,7 +98,7 @@ NOT_RUN = {
     "python -m pipeline.stages.fetch  # with sources: [directory] in params.yaml": FAULTY,
     "prefect server start &": SERVER,
     "prefect work-pool create mnist --type process": SERVER,
-    "MNIST_WORKSPACE=$PWD prefect deploy --all": SERVER,
+    "MNIST_WORKSPACE=$PWD prefect deploy --name pool": SERVER,
     "MNIST_WORKSPACE=$PWD prefect worker start --pool mnist --limit 1": SERVER,
     "sudo apt-get install postgresql": TEAM,
     "sudo -u postgres createuser --pwprompt prefect": TEAM,
@@ -123,6 +124,14 @@ NOT_RUN = {
     "dvc push --all-branches --all-tags --run-cache": TEAM,
     "git clone git@host:team/mnist.git && cd mnist && make setup": TEAM,
     "mnist serve --push origin": TEAM,
+    "make image": IMAGE,
+    "podman run --rm --pid host --user $(id -u):$(id -g) --volume $PWD:$PWD --workdir $PWD"
+    " mnist dvc repro": IMAGE,
+    "podman system service --time 0 unix:///run/podman/podman.sock &": IMAGE,
+    "export DOCKER_HOST=unix:///run/podman/podman.sock": IMAGE,
+    "prefect work-pool create mnist-containers --type docker": IMAGE,
+    "MNIST_WORKSPACE=$PWD MNIST_USER=$(id -u):$(id -g) prefect deploy --name container": IMAGE,
+    "prefect worker start --pool mnist-containers --limit 1": IMAGE,
     "source .venv/bin/activate": "it changes the shell that it is typed in",
     "pre-commit install": "it writes a Git hook",
 }
@@ -185,7 +194,7 @@ def test_the_readme_links_to_every_page() -> None:
 @pytest.mark.parametrize("page", PAGES)
 def test_every_make_target_exists(page: str) -> None:
     listed = execute(ROOT, "make", "--no-print-directory").splitlines()
-    named = {found for code in code_of(page) for found in re.findall(r"^make ([\w-]+)", code)}
+    named = {found for code in code_of(page) for found in re.findall(r"^make (\w[\w-]*)", code)}
     assert named <= {line.split()[0] for line in listed}
 
 
