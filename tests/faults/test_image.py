@@ -161,7 +161,7 @@ class Containers:
     """A worker that runs the deployment `container` of a workspace: `with Containers(…): …`."""
 
     def __init__(self, folder: Path, api: Api, socket: str, **entrypoint: str) -> None:
-        self.folder, self.api = folder, api
+        self.folder, self.api, self.names = folder, api, list[str]()
         changes = {
             "image: mnist\n": f"image: {IMAGE}\n",
             "timezone: UTC\n": "timezone: UTC\n        active: false\n",
@@ -175,12 +175,15 @@ class Containers:
         """Ask for a run."""
         (deployment,) = self.api.post("deployments/filter", {})
         run: dict[str, Any] = self.api.post(f"deployments/{deployment['id']}/create_flow_run", {})
+        self.names.append(run["name"])
         return run
 
     def __enter__(self) -> "Containers":
         return self
 
     def __exit__(self, *error: object) -> None:
+        for name in self.names:  # the worker would wait for them
+            podman("rm", "--force", "--ignore", name)
         self.worker.terminate()
         print(finish(self.worker))
 
