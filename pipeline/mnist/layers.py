@@ -23,6 +23,8 @@ from pipeline.mnist.tensors import (
 )
 
 Float32Array = NDArray[np.float32]
+Setting = float | tuple[int, int]  # a pair is of rows and columns
+Weights = dict[str, NDArray[Any]]  # float16, those of one axis float32
 
 
 class Layer(BaseModel):
@@ -38,6 +40,19 @@ class Layer(BaseModel):
     parameters: int
 
 
+class Step(BaseModel):
+    """What the network does with the outputs of earlier steps, for one image."""
+
+    model_config = ConfigDict(frozen=True)
+
+    name: str  # the layer's, or the function's if it is no layer
+    kind: str  # see pipeline/mnist/steps.py
+    inputs: tuple[int, ...]  # whose outputs it takes: 0 is the image, 1 the first step
+    shape: tuple[int, ...]  # of its output
+    settings: dict[str, Setting]
+    tensors: tuple[str, ...]  # the names of its weights
+
+
 class LayersInfo(BaseModel):
     """Metadata of the file."""
 
@@ -45,6 +60,9 @@ class LayersInfo(BaseModel):
     parameters: int  # of the whole network
     layers: tuple[Layer, ...] = Field(min_length=1)
     pool: int = Field(ge=0)  # side of the squares that the second layer pools; 0 if it does not
+    steps: tuple[Step, ...]  # from the image to the logits before the temperature, or none
+    obstacle: str  # why there are none
+    temperature: float = Field(gt=0)  # what the last step's output is divided by
 
 
 @dataclass(frozen=True)
@@ -55,6 +73,7 @@ class LayerTrace:
     examples: NDArray[np.int64]  # [E], the images' indices in the test split
     logits: Float32Array  # [E, classes]
     outputs: dict[str, Float32Array]  # by the layer's name: [E, *shape]
+    weights: tuple[Weights, ...]  # of each step
     # of the first layer, if it is a convolution that moves over the image pixel by pixel:
     filters: Float32Array | None  # [channels, 1, side, side]
     biases: Float32Array | None  # [channels]
@@ -113,6 +132,8 @@ def save_trace(path: Path, trace: LayerTrace) -> None:
     if trace.filters is not None and trace.biases is not None:
         tensors |= {"filters": trace.filters, "biases": trace.biases}
     tensors |= {f"outputs.{name}": values for name, values in trace.outputs.items()}
+    for place, weights in enumerate(trace.weights):
+        tensors |= {f"weights.{place}.{name}": values for name, values in weights.items()}
     contiguous = {name: np.ascontiguousarray(values) for name, values in tensors.items()}
     with write_tensors(path) as temporary:
         save_file(contiguous, temporary, metadata=to_metadata(trace.info))
@@ -133,6 +154,10 @@ def load_trace(path: Path) -> LayerTrace:
                 for layer in info.layers
                 if layer.shape
             },
+            tuple(
+                {name: file.get_tensor(f"weights.{place}.{name}") for name in step.tensors}
+                for place, step in enumerate(info.steps)
+            ),
             *(map(file.get_tensor, ("filters", "biases")) if has_filters else (None, None)),
         )
         if not trace.is_consistent():

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from pipeline.mnist.layers import Float32Array, Layer, LayersInfo, LayerTrace
+from pipeline.mnist.steps import describe_steps
 
 
 class Call(NamedTuple):
@@ -18,11 +19,13 @@ class Call(NamedTuple):
     made: Tensor | None  # of what it returned, or of the first of several
 
 
-def trace_layers(network: nn.Module, images: Tensor, examples: NDArray[np.int64]) -> LayerTrace:
+def trace_layers(
+    network: nn.Module, images: Tensor, examples: NDArray[np.int64], temperature: float = 1.0
+) -> LayerTrace:
     """Pass the normalized `images` [E, 1, 28, 28] through the network; keep what each layer makes.
 
     The layers are in the order of their calls. `examples` are the images' indices in the test
-    split.
+    split; the network divides its logits by `temperature`.
     """
     calls, logits = record_calls(network, images)
     layers = describe_layers(network, calls, len(images))
@@ -32,13 +35,17 @@ def trace_layers(network: nn.Module, images: Tensor, examples: NDArray[np.int64]
         if call.made is not None and layer.shape
     }
     filters, biases = filters_of(calls[0], images)
+    steps, weights, obstacle = describe_steps(network, images)
     info = LayersInfo(
         network=type(network).__name__,
         parameters=count_parameters(network),
         layers=tuple(layers),
         pool=side_of_pool(*calls[:2]) if filters is not None and len(calls) > 1 else 0,
+        steps=steps,
+        obstacle=obstacle,
+        temperature=temperature,
     )
-    return LayerTrace(info, examples, logits.numpy(), outputs, filters, biases)
+    return LayerTrace(info, examples, logits.numpy(), outputs, weights, filters, biases)
 
 
 def describe_layers(network: nn.Module, calls: list[Call], images: int) -> list[Layer]:

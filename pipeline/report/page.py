@@ -20,6 +20,17 @@ from pipeline.report import figures
 from pipeline.report.measurements import DataCounts
 
 TEMPLATES = Path(__file__).parent
+SCRIPTS = (  # in the order in which they use one another
+    "page.js",
+    "network.js",
+    "preparation.js",
+    "changes.js",
+    "maps.js",
+    "pad.js",
+    "layer.js",
+    "draw.js",
+)
+STYLES = ("page.css", "draw.css")
 NOTEBOOK_ACCURACY = 0.9911  # what the notebook reports, on MNIST
 CONFUSED_PAIRS = 8  # shown, the most frequent
 MAP_COLUMNS = 8
@@ -182,8 +193,10 @@ def render(**values: Any) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    script = (TEMPLATES / "page.js").read_text(encoding="utf-8")
-    style = (TEMPLATES / "page.css").read_text(encoding="utf-8")
+    script, style = (
+        "\n".join((TEMPLATES / name).read_text(encoding="utf-8") for name in names)
+        for names in (SCRIPTS, STYLES)
+    )
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii")
     parts = {"script": Markup(script), "style": Markup(style), "script_hash": f"sha256-{digest}"}
     return environment.get_template("page.html").render(**parts, **values)

@@ -62,7 +62,8 @@ def main() -> None:
     bins = reliability(predictions["confidence"].to_numpy(), correct, params.calibration_bins)
     metrics = measure(predictions, loss, info.classes, bins)
     examples = choose_examples(predictions)
-    trace = trace_layers(network, normalize(test.images[examples], info), examples)
+    inputs = normalize(test.images[examples], info)
+    trace = trace_layers(network, inputs, examples, info.temperature)
     save_trace(LAYERS, trace)
     tables = [predictions]
     own = load_to_device(OWN_TEST, device)

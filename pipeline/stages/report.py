@@ -27,6 +27,7 @@ from pipeline.paths import (
     TEST,
 )
 from pipeline.report import figures
+from pipeline.report.drawing import to_json
 from pipeline.report.measurements import (
     HistoryRow,
     PredictionRow,
@@ -116,6 +117,7 @@ def main() -> None:
         bins=bins.to_dict("records"),
         reliability=figures.draw_reliability(bins),
         network=trace.info,
+        drawing=to_json(trace, info, test.images[trace.examples[0], 0]),
         filters=draw_filters(trace),
         examples=[
             predictions.loc[index].to_dict()
