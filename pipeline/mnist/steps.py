@@ -120,7 +120,7 @@ def describe_nodes(
             )
         )
     if (count := sum(values.size for step in weights for values in step.values())) > LARGEST:
-        raise ObstacleError(f"it has {count:,} weights, and the page holds {LARGEST:,} at most")
+        raise ObstacleError(f"it has {count:,} weights, and the page holds {LARGEST:,}")
     return tuple(steps), tuple(weights)
 
 
@@ -239,8 +239,8 @@ def weights_of(layer: nn.Conv2d | nn.Linear) -> dict[str, Tensor]:
 
 def to_numpy(weights: dict[str, Tensor]) -> Weights:
     """Halve what is large: float16 has 11 bits for 24. Biases are few, and stay as they are."""
-    found = {
-        name: values.float().cpu().numpy().astype(np.float16 if values.ndim > 1 else np.float32)
+    found: Weights = {
+        name: (values.half() if values.ndim > 1 else values.float()).cpu().numpy()
         for name, values in weights.items()
     }
     if not all(np.isfinite(values).all() for values in found.values()):

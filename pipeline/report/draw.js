@@ -9,10 +9,11 @@ const size = (shape) => shape.join("\u00a0×\u00a0");
 const bestOf = (numbers) => numbers.indexOf(Math.max(...numbers));
 
 function openDesk(network) {
-  const section = document.getElementById("draw");
+  const section = document.getElementById("draw"), refusal = document.getElementById("refusal");
   const isRight = isAsEvaluated(network);
-  for (const shown of [section, document.querySelector("nav a[href='#draw']")]) shown.hidden = false;
-  for (const part of section.children) part.hidden = (part.id === "refusal") === isRight && part.tagName !== "H2";
+  const unwanted = isRight ? [refusal] : [...section.children].slice(1).filter((part) => part !== refusal);
+  for (const part of unwanted) part.remove();
+  for (const shown of [section, refusal, document.querySelector("nav a[href='#draw']")]) shown.hidden = false;
   if (isRight) new Desk(network, section).open();
 }
 
@@ -62,15 +63,23 @@ class Desk {
     const drawn = this.pad.read();
     this.image = drawn.pixels ?? prepare(drawn, this.network.preparation);
     this.asIs.hidden = !drawn.pixels;
-    this.values = Object.fromEntries([...this.changes.querySelectorAll("input")].map(({ id, value }) => [id, Number(value)]));
-    for (const output of this.changes.querySelectorAll("output")) output.value = `${this.values[output.htmlFor]}${output.dataset.unit}`.replace("-", "−");
-    const pixels = this.image ? change(this.image, this.values) : new Float32Array(SIDE * SIDE);
+    const pixels = this.image ? change(this.image, this.readSliders()) : new Float32Array(SIDE * SIDE);
     drawInk(this.seen, pixels);
     const outputs = forward(this.network, pixels);
     this.read(outputs);
     for (const view of this.views) view.show(outputs, pixels);
     clearTimeout(this.later);
     this.later = setTimeout(() => this.settle(pixels), QUIET);
+  }
+
+  readSliders() {
+    const inputs = [...this.changes.querySelectorAll("input")];
+    for (const input of inputs) {
+      const words = `${input.value}${input.dataset.unit}`.replace("-", "−");
+      input.setAttribute("aria-valuetext", words);
+      input.previousElementSibling.textContent = words;
+    }
+    return Object.fromEntries(inputs.map(({ id, value }) => [id, Number(value)]));
   }
 
   // The probabilities as bars, the largest in words.

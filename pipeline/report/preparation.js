@@ -41,12 +41,14 @@ function prepare({ values: levels, height, width }, preparation) {
 
 // The border shows the background; clothes touch it, but not in the corners.
 function surroundings(values, height, width, preparation) {
-  const [tall, wide] = [Math.ceil(height / SIDE), Math.ceil(width / SIDE)];
-  return values.filter((_, place) => {
-    const row = Math.floor(place / width), column = place % width;
-    if (preparation === "fitted") return (row < tall || row >= height - tall) && (column < wide || column >= width - wide);
-    return row === 0 || row === height - 1 || column === 0 || column === width - 1;
-  });
+  if (preparation === "fitted") {
+    const [tall, wide] = [Math.ceil(height / SIDE), Math.ceil(width / SIDE)];
+    const isCorner = (row, column) => (row < tall || row >= height - tall) && (column < wide || column >= width - wide);
+    return values.filter((_, place) => isCorner(Math.floor(place / width), place % width));
+  }
+  const ends = [...values.subarray(0, width), ...values.subarray((height - 1) * width)];
+  const sides = values.filter((_, place) => place % width === 0 || place % width === width - 1);
+  return Float64Array.of(...ends, ...sides);
 }
 
 // A digit: without specks, 20 pixels long, its centre of mass in the middle.
