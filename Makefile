@@ -17,7 +17,7 @@ setup: .venv/complete ## Create .venv with the pinned environment
 
 run: setup ## Bring data, model, metrics and report up to date, and print the metrics
 	python -m dvc repro
-	@python -c 'import json; print(*(f"{name:28}{value:.4f}" for name, value in json.load(open("reports/metrics.json")).items() if name != "per_class"), "", "The report: reports/index.html", sep="\n")'
+	@python -c 'import json, pathlib; print(*(f"{name:28}{value:.4f}" for name, value in json.load(open("reports/metrics.json")).items() if name != "per_class"), "", "The report: " + pathlib.Path("reports/index.html").absolute().as_uri(), sep="\n")'
 
 BASE ?= origin/main
 review: setup ## Bring everything up to date, and say in Markdown what that runs and changes: make review BASE=origin/main

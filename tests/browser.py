@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, sync_playwright
 
 DESKTOP, PHONE, NARROW = (1280, 900), (390, 844), (320, 640)
@@ -37,6 +38,16 @@ class Visit:
         self.page.on("pageerror", lambda error: self.said.append(f"error: {error}"))
         self.page.on("dialog", lambda dialog: self.said.append(f"dialog: {dialog.message}"))
         self.page.goto(file.as_uri())
+
+    def faults(self) -> list[str]:
+        """What axe-core finds to hinder whoever uses the page."""
+        results = Axe().run(self.page).response
+        assert len(results["passes"]) > 20
+        return [
+            f"{rule['id']} ({rule['impact']}): {node['target']}"
+            for rule in results["violations"]
+            for node in rule["nodes"]
+        ]
 
     def loaded(self) -> list[str]:
         return [url for url in self.requests if not url.startswith("data:")]

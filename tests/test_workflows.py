@@ -12,6 +12,7 @@ import pytest
 from helpers import ROOT, edit_params
 from ruamel.yaml import YAML
 
+from pipeline.paths import REPORT
 from pipeline.repository.processes import subprocess_environment
 
 WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
@@ -73,6 +74,18 @@ def test_a_review_says_what_runs_and_what_changes(repository: Path) -> None:
     assert "| params.yaml | train.epochs | 2 | 1 |" in re.sub(" +", " ", parameters)
     assert re.search(r"^\| reports/metrics.json +\| accuracy ", metrics, re.M)
     assert "Running stage 'train'" in result.stderr
+
+
+def test_a_run_ends_with_a_link_to_the_report(repository: Path, tmp_path: Path) -> None:
+    """A terminal opens it, whatever the folder is called and the locale."""
+    folder = repository.rename(tmp_path / "a digit, é")
+    result = make(folder, "run", "LC_ALL=C")
+    assert result.returncode == 0, result.stderr
+    *_, blank, last = result.stdout.splitlines()
+    address = last.removeprefix("The report: ")
+    assert (blank, address) == ("", (folder / REPORT).as_uri())
+    assert address.endswith("/a%20digit%2C%20%C3%A9/reports/index.html")
+    assert re.search(r"^accuracy +0\.\d{4}$", result.stdout, re.M)
 
 
 @pytest.mark.parametrize("base", ["nowhere", "HEAD:dvc.yaml"])

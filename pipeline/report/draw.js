@@ -132,7 +132,7 @@ class Desk {
   explain(reasons, words) {
     const [canvas, caption] = this.reasons.children;
     drawMaps(canvas, { values: reasons, shape: [1, SIDE, SIDE] }, 1);
-    canvas.setAttribute("aria-label", words || "Nothing is drawn");
+    if (words) canvas.setAttribute("aria-label", words);
     caption.textContent = words;
   }
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from browser import DESKTOP, Visit
+from browser import DESKTOP, NARROW, PHONE, Visit
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from networks import NETWORKS
@@ -407,8 +407,25 @@ def test_a_drawn_digit_is_read_as_predict_reads_it(
     expect(heard(page)).to_have_text(expected.replace("%", "\u00a0%"))
 
 
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("size", [DESKTOP, NARROW])
+def test_axe_finds_nothing_while_a_digit_is_read(
+    browser: Browser, folder: Path, scheme: Any, size: tuple[int, int]
+) -> None:
+    visit = Visit(browser, folder / REPORT, size, color_scheme=scheme, reduced_motion="reduce")
+    draw(visit.page, SEVEN)
+    visit.page.locator("#noise").fill("40")
+    expect(visit.page.locator("#reasons figcaption")).to_contain_text(
+        "What speaks for", timeout=30_000
+    )
+    assert visit.faults() == []
+    assert visit.page.evaluate("document.documentElement.scrollWidth") == size[0]
+    assert visit.page.evaluate("document.getAnimations().length") == 0
+    visit.context.close()
+
+
 def test_a_finger_draws_and_does_not_scroll(browser: Browser, folder: Path) -> None:
-    visit = Visit(browser, folder / REPORT, (390, 844), has_touch=True)
+    visit = Visit(browser, folder / REPORT, PHONE, has_touch=True)
     page = visit.page
     page.locator("#pad").scroll_into_view_if_needed()
     box = page.locator("#pad").bounding_box()
@@ -565,6 +582,29 @@ def test_a_network_that_it_cannot_compute_is_named_and_shown_as_before(
     )
     assert visit.page.locator("canvas, #network").count() == 0
     assert visit.page.locator(".softmax:visible").count() == 1
+    assert visit.said == []
+    visit.context.close()
+
+
+def test_a_perceptron_reads_a_drawing_too(
+    browser: Browser, finished_workspace: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    name = "batch normalization"
+    for module in (model, train):
+        monkeypatch.setattr(module, "build_network", lambda params, classes: NETWORKS[name]())
+    for stage in (train, evaluate, report):
+        stage.main()
+    visit = Visit(browser, finished_workspace / REPORT, DESKTOP)
+    page = visit.page
+    draw(page, SEVEN)
+    expected = read_predict(page, finished_workspace, tmp_path / "drawn.png")
+    expect(heard(page)).to_have_text(expected.replace("%", "\u00a0%"))
+    titles = page.locator("#live h4").all_inner_texts()
+    assert titles == ["1. flatten 784", "2. dense1 32", "3. norm 32", "4. relu 32", "5. dense2 10"]
+    notes = page.locator("#live .note").all_inner_texts()
+    assert notes[1].startswith("Number 1 of 32. Its 784 weights, bias ")
+    assert notes[3].startswith("Number 1 of 32. dense1’s 784 weights, bias ")
+    assert notes[4].startswith("Number 1 of 10, for 0. Its 32 weights, bias ")
     assert visit.said == []
     visit.context.close()
 
