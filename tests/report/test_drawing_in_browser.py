@@ -1,10 +1,8 @@
 """What a reader draws, read by the network in the page: as PyTorch and `mnist predict` read it."""
 
 import base64
-import io
 import re
 import shutil
-import statistics
 from collections.abc import Iterator
 from contextlib import chdir
 from pathlib import Path
@@ -22,11 +20,12 @@ from PIL import Image
 from playwright.sync_api import Browser, Locator, Page, expect
 from torch import Tensor, nn
 
+from benchmarks.drawing import count_same_drawings, encode, read_in_page, read_in_pytorch
+from benchmarks.drawing import draw as write_drawings
 from pipeline.mnist import model
 from pipeline.mnist.idx import RAW_FILES, Preparation, UInt8Array, read_idx
-from pipeline.mnist.inference import TensorDigits, normalize, predict
+from pipeline.mnist.inference import normalize
 from pipeline.mnist.layers import load_trace
-from pipeline.mnist.model import load_model
 from pipeline.mnist.predict import predict_files
 from pipeline.mnist.preparation import prepare
 from pipeline.mnist.tensors import TensorInfo
@@ -37,35 +36,6 @@ from pipeline.stages import evaluate, report, train
 
 INFO = TensorInfo(dataset="MNIST", classes=tuple("0123456789"), mean=0.5, std=0.5)
 SEVEN = [(70, 70), (205, 62), (180, 130), (135, 235)]  # on the paper of 280 × 280
-READS = """([text, images]) => {
-    const network = readNetwork(text || document.getElementById("network").textContent);
-    const times = [];
-    const logits = images.map((image) => {
-        const pixels = Uint8Array.from(atob(image), (character) => character.charCodeAt(0));
-        const start = performance.now();
-        const outputs = forward(network, pixels);
-        times.push(performance.now() - start);
-        return logitsOf(network, outputs);
-    });
-    return [logits, times];
-}"""
-READS_PNG = """async (images) => {
-    const network = readNetwork(document.getElementById("network").textContent);
-    const found = [];
-    for (const source of images) {
-        const image = Object.assign(new Image(), { src: "data:image/png;base64," + source });
-        await image.decode();
-        const { width, height } = image;
-        const canvas = Object.assign(document.createElement("canvas"), { width, height });
-        const context = canvas.getContext("2d");
-        context.drawImage(image, 0, 0);
-        const { data } = context.getImageData(0, 0, width, height);
-        const values = Float64Array.from({ length: width * height }, (_, place) => data[4 * place]);
-        const pixels = prepare({ values, width, height }, network.preparation);
-        found.push([Array.from(pixels), bestOf(logitsOf(network, forward(network, pixels)))]);
-    }
-    return found;
-}"""
 
 
 @pytest.fixture(scope="module")
@@ -101,35 +71,13 @@ def images(folder: Path) -> UInt8Array:
     return np.concatenate([train, test, turned])
 
 
-def encode(image: UInt8Array) -> str:
-    return base64.b64encode(np.ascontiguousarray(image).tobytes()).decode("ascii")
-
-
-def to_png(image: UInt8Array) -> bytes:
-    buffer = io.BytesIO()
-    Image.fromarray(image).save(buffer, format="PNG")
-    return buffer.getvalue()
-
-
-def read_in_page(
-    page: Page, images: UInt8Array, network: str = ""
-) -> tuple[NDArray[np.float64], list[float]]:
-    logits, times = page.evaluate(READS, [network, [encode(image) for image in images]])
-    return np.array(logits), times
-
-
 def test_a_thousand_digits_get_the_logits_that_pytorch_gives(
     calculator: Page, folder: Path, images: UInt8Array
 ) -> None:
-    network, info = load_model(folder / MODEL)
-    digits = TensorDigits(torch.from_numpy(images).unsqueeze(1), torch.empty(0), info)
-    expected = predict(network, digits).numpy()
-    found, times = read_in_page(calculator, images)
+    expected = read_in_pytorch(folder / MODEL, images)
+    found, median = read_in_page(calculator, images)
     same = int((found.argmax(1) == expected.argmax(1)).sum())
-    print(
-        f"{same} of {len(images):,} classes are PyTorch's, the logits within"
-        f" {np.abs(found - expected).max():.4f}; a forward pass: {statistics.median(times):.1f} ms"
-    )
+    print(f"{same} classes are PyTorch's; a forward pass took {median:.1f} ms")  # for the reader
     assert same >= 999
     np.testing.assert_allclose(found, expected, rtol=0, atol=0.02)
 
@@ -137,28 +85,8 @@ def test_a_thousand_digits_get_the_logits_that_pytorch_gives(
 def test_a_thousand_drawings_get_the_digit_that_predict_gives(
     calculator: Page, folder: Path, images: UInt8Array, tmp_path: Path
 ) -> None:
-    large = [
-        255 - np.asarray(Image.fromarray(image).resize((280, 280), Image.Resampling.BICUBIC))
-        for image in images
-    ]
-    contents = [to_png(image) for image in large]
-    names = [str(tmp_path / f"{place}.png") for place in range(len(contents))]
-    for name, content in zip(names, contents, strict=True):
-        Path(name).write_bytes(content)
     with chdir(folder):
-        predictions, errors = predict_files(names)
-    assert errors == []
-    sources = [base64.b64encode(content).decode("ascii") for content in contents]
-    found = [
-        row
-        for part in range(0, 1000, 100)
-        for row in calculator.evaluate(READS_PNG, sources[part : part + 100])
-    ]
-    same = sum(
-        str(best) == row.prediction for (_, best), row in zip(found, predictions, strict=True)
-    )
-    print(f"{same} of {len(names):,} drawings are read as `mnist predict` reads them")
-    assert same >= 995
+        assert count_same_drawings(calculator, write_drawings(images, tmp_path)) >= 995
 
 
 def shapes() -> st.SearchStrategy[NDArray[np.uint8]]:
@@ -200,7 +128,7 @@ def test_any_image_is_prepared_as_predict_prepares_it(
             const values = Uint8Array.from(atob(image), (character) => character.charCodeAt(0));
             return Array.from(prepare({ values, height, width }, preparation));
         }""",
-        [encode(image), height, width, preparation],
+        [encode(image.tobytes()), height, width, preparation],
     )
     distance = np.abs(np.reshape(found, (28, 28)) - expected.astype(int))
     assert distance.max() <= 1
