@@ -13,14 +13,16 @@ function openDesk(network) {
   const isRight = isAsEvaluated(network);
   const unwanted = isRight ? [refusal] : [...section.children].slice(1).filter((part) => part !== refusal);
   for (const part of unwanted) part.remove();
-  for (const shown of [section, refusal, document.querySelector("nav a[href='#draw']")]) shown.hidden = false;
+  const link = document.querySelector("nav a[href='#draw']");
+  for (const shown of [section, refusal, link]) shown.hidden = false;
   if (isRight) new Desk(network, section).open();
 }
 
 // Whether an image gets the logits here that it got when the network was measured.
 function isAsEvaluated(network) {
   const logits = logitsOf(network, forward(network, network.check.pixels));
-  return logits.every((logit, place) => Math.abs(logit - network.check.logits[place]) < 0.05 * Math.max(1, Math.abs(logit)));
+  const isNear = (logit, expected) => Math.abs(logit - expected) < 0.05 * Math.max(1, Math.abs(expected));
+  return logits.every((logit, place) => isNear(logit, network.check.logits[place]));
 }
 
 class Desk {
@@ -95,7 +97,8 @@ class Desk {
     });
     const [name, sure] = [this.names[this.best], percent(odds[this.best])];
     const before = this.image && bestOf(logitsOf(this.network, forward(this.network, this.image)));
-    const tipped = this.image && before !== this.best ? `It reads ${this.names[before]} without the changes.` : "";
+    const hasTipped = this.image && before !== this.best;
+    const tipped = hasTipped ? `It reads ${this.names[before]} without the changes.` : "";
     this.words = this.image ? `Reads as ${name}, ${sure}. ${tipped}`.trim() : "Nothing is drawn.";
     const [figure, note] = [document.createElement("b"), document.createElement("span")];
     figure.textContent = name;
@@ -120,7 +123,8 @@ class Desk {
   *work(pixels) {
     const second = bestOf(this.logits.map((logit, place) => (place === this.best ? -Infinity : logit)));
     const reasons = yield* weighPlaces(this.network, pixels, this.best, second);
-    this.explain(reasons, `What speaks for ${this.names[this.best]} (orange) and for ${this.names[second]} (blue)`);
+    const [one, other] = [this.names[this.best], this.names[second]];
+    this.explain(reasons, `What speaks for ${one} (orange) and for ${other} (blue)`);
     const reading = bestOf(logitsOf(this.network, forward(this.network, this.image)));
     for (const input of this.changes.querySelectorAll("input")) yield* this.findTips(input, reading);
   }

@@ -38,9 +38,8 @@ class LayerView {
     this.sheet.addEventListener("pointerleave", () => this.choose({ map: this.chosen.map }));
   }
 
-  find({ clientX, clientY }) {
-    const box = this.sheet.getBoundingClientRect();
-    const [x, y] = [((clientX - box.left) / box.width) * this.sheet.width, ((clientY - box.top) / box.height) * this.sheet.height];
+  find(event) {
+    const { x, y } = placeOn(this.sheet, event);
     return findOnSheet(asMaps(this.output).shape, this.across, x, y);
   }
 
@@ -55,7 +54,8 @@ class LayerView {
     const ends = { Home: 0, End: this.maps - 1 };
     if (way && event.shiftKey) {
       const [, height, width] = asMaps(this.output).shape;
-      this.choose({ map, row: clamp(row + way[1], 0, height - 1), column: clamp(column + way[0], 0, width - 1) });
+      const [down, across] = [clamp(row + way[1], 0, height - 1), clamp(column + way[0], 0, width - 1)];
+      this.choose({ map, row: down, column: across });
     } else if (way) this.choose({ map: clamp(map + way[0] + way[1] * this.across, 0, this.maps - 1) });
     else if (event.key in ends) this.choose({ map: ends[event.key] });
     else return;
@@ -76,7 +76,8 @@ class LayerView {
     context.strokeStyle = context.fillStyle = colour("ink");
     context.strokeRect(left - 0.5, top - 0.5, shape[2] + 1, shape[1] + 1);
     if (this.isPixelChosen()) context.fillRect(left + pixel.column, top + pixel.row, 1, 1);
-    const seen = lookBack(this.network, this.place, { rows: [pixel.row, pixel.row], columns: [pixel.column, pixel.column] });
+    const [rows, columns] = [[pixel.row, pixel.row], [pixel.column, pixel.column]];
+    const seen = lookBack(this.network, this.place, { rows, columns });
     this.drawPart(seen);
     const words = [this.drawWeights(pixel.map), this.describe(pixel, seen)].join(" ");
     this.note.textContent = words;
@@ -98,12 +99,14 @@ class LayerView {
 
   // The drawing, pale but for what the pixel looks at.
   drawPart({ rows, columns }) {
-    const canvas = this.look.firstElementChild, context = canvas.getContext("2d"), zoom = canvas.width / SIDE;
+    const canvas = this.look.firstElementChild, zoom = canvas.width / SIDE;
+    const context = canvas.getContext("2d");
     const small = document.createElement("canvas");
     drawInk(small, this.pixels);
     small.getContext("2d").globalCompositeOperation = "source-in";
     Object.assign(small.getContext("2d"), { fillStyle: colour("ink") }).fillRect(0, 0, SIDE, SIDE);
-    Object.assign(context, { imageSmoothingEnabled: false, globalAlpha: 0.3, fillStyle: colour("card"), strokeStyle: colour("second"), lineWidth: 2 });
+    Object.assign(context, { imageSmoothingEnabled: false, globalAlpha: 0.3 });
+    Object.assign(context, { strokeStyle: colour("second"), lineWidth: 2 });
     const box = [columns[0], rows[0], columns[1] - columns[0] + 1, rows[1] - rows[0] + 1];
     context.clearRect(0, 0, canvas.width, canvas.height);
     context.drawImage(small, 0, 0, canvas.width, canvas.height);
@@ -117,20 +120,24 @@ class LayerView {
   drawWeights(map) {
     const canvas = this.look.lastElementChild, weighing = weighingStep(this.network, this.place);
     canvas.hidden = !weighing;
-    const name = this.step.shape.length === 3 ? "Map" : "Number", isLast = this.place === this.network.steps.length;
-    const title = `${name} ${map + 1} of ${this.maps}${isLast ? `, for ${this.network.classes[map]}` : ""}.`;
+    const name = this.step.shape.length === 3 ? "Map" : "Number";
+    const meaning = this.place === this.network.steps.length ? `, for ${this.network.classes[map]}` : "";
+    const title = `${name} ${map + 1} of ${this.maps}${meaning}.`;
     if (!weighing) return title;
-    const { weight, bias } = weighing.tensors, drawn = weightsOf(this.network, weighing, map), [depth, tall, wide] = drawn.shape;
+    const { weight, bias } = weighing.tensors, drawn = weightsOf(this.network, weighing, map);
+    const [depth, tall, wide] = drawn.shape;
     drawMaps(canvas, drawn, depth > 64 ? 16 : depth > 16 ? 8 : 4);
     const own = weighing === this.step ? "Its" : `${weighing.name}’s`;
-    const kind = weight.shape.length === 4 ? `filter, ${size([tall, wide])}${depth > 1 ? ` for each of ${depth} maps` : ""}` : `${drawn.values.length.toLocaleString("en")} weights`;
+    const filter = `filter, ${size([tall, wide])}${depth > 1 ? ` for each of ${depth} maps` : ""}`;
+    const kind = weight.shape.length === 4 ? filter : `${drawn.values.length.toLocaleString("en")} weights`;
     canvas.setAttribute("aria-label", `${own} ${kind}`);
     return `${title} ${own} ${kind}${bias ? `, bias ${number(bias.values[map])}` : ""}.`;
   }
 
   describe({ map, row, column }, { rows, columns }) {
     if (this.step.shape.length !== 3) return `It is ${number(this.output.values[map])}, from the whole drawing.`;
+    const place = `${this.isPixelChosen() ? "Row" : "Largest in row"} ${row + 1}, column ${column + 1}`;
     const value = number(mapOf(this.output, map)[row * this.step.shape[2] + column]);
-    return `${this.isPixelChosen() ? "Row" : "Largest in row"} ${row + 1}, column ${column + 1}: ${value}. It looks at rows ${range(rows)}, columns ${range(columns)} of the drawing.`;
+    return `${place}: ${value}. It looks at rows ${range(rows)}, columns ${range(columns)} of the drawing.`;
   }
 }

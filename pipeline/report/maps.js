@@ -29,7 +29,9 @@ function drawMaps(canvas, output, columns) {
 // A row of numbers becomes as many maps of one colour.
 function asMaps({ values, shape }) {
   if (shape.length === 3) return { values, shape };
-  return { values: Float32Array.from({ length: values.length * CELL ** 2 }, (_, place) => values[Math.floor(place / CELL ** 2)]), shape: [shape[0], CELL, CELL] };
+  const cells = new Float32Array(values.length * CELL ** 2);
+  values.forEach((value, place) => cells.fill(value, place * CELL ** 2, (place + 1) * CELL ** 2));
+  return { values: cells, shape: [shape[0], CELL, CELL] };
 }
 
 // How many maps lie next to each other: all layers' sheets are about as wide.
@@ -45,7 +47,8 @@ function findOnSheet([maps, height, width], across, x, y) {
   const row = Math.max(0, Math.floor((y - GAP) / (height + GAP)));
   const map = Math.min(row * across + column, maps - 1);
   const [left, top] = placeOnSheet([maps, height, width], across, map);
-  return { map, row: clamp(Math.floor(y - top), 0, height - 1), column: clamp(Math.floor(x - left), 0, width - 1) };
+  const inside = [clamp(Math.floor(y - top), 0, height - 1), clamp(Math.floor(x - left), 0, width - 1)];
+  return { map, row: inside[0], column: inside[1] };
 }
 
 // The rows and columns of the image that a rectangle of a step's output depends on, from first to
@@ -58,10 +61,11 @@ function lookBack(network, place, rectangle) {
     const whole = { rows: [0, height - 1], columns: [0, width - 1] };
     if (step.shape.length !== 3 || shape.length !== 3) return lookBack(network, input, whole);
     if (!step.settings.kernel) return lookBack(network, input, rectangle);
-    const seen = { rows: reach(rectangle.rows, step.settings, 0, height), columns: reach(rectangle.columns, step.settings, 1, width) };
-    return lookBack(network, input, seen);
+    const rows = reach(rectangle.rows, step.settings, 0, height);
+    const columns = reach(rectangle.columns, step.settings, 1, width);
+    return lookBack(network, input, { rows, columns });
   });
-  const join = (sides) => [Math.min(...sides.map(([first]) => first)), Math.max(...sides.map(([, last]) => last))];
+  const join = (sides) => [Math.min(...sides.flat()), Math.max(...sides.flat())];
   return { rows: join(before.map(({ rows }) => rows)), columns: join(before.map(({ columns }) => columns)) };
 }
 
@@ -77,7 +81,8 @@ function weighingStep(network, place) {
   const step = network.steps[place - 1];
   if (!step || step.tensors.weight) return step;
   const before = network.steps[step.inputs[0] - 1];
-  return step.inputs.length === 1 && before && before.shape[0] === step.shape[0] ? weighingStep(network, step.inputs[0]) : undefined;
+  const isMapByMap = step.inputs.length === 1 && before && before.shape[0] === step.shape[0];
+  return isMapByMap ? weighingStep(network, step.inputs[0]) : undefined;
 }
 
 // The weights of one map: of a filter [maps, rows, columns], of a sum as its input lay before it was

@@ -7,26 +7,28 @@
 const countOf = (shape) => shape.reduce((product, side) => product * side, 1);
 
 // One map of several, still the same numbers.
-const mapOf = ({ values, shape: [, rows, columns] }, map) => values.subarray(map * rows * columns, (map + 1) * rows * columns);
+function mapOf({ values, shape: [, rows, columns] }, map) {
+  return values.subarray(map * rows * columns, (map + 1) * rows * columns);
+}
 
-const pointwise = (change) => (step, input) => input.values.map((value) => change(value, step.settings.slope));
+const pointwise = (bend) => (step, input) => input.values.map((value) => bend(value, step.settings.slope));
 
 const COMPUTE = {
   // A filter is a small window of weights for each map of the input. It slides over them; what is
   // under it is multiplied by its weights and added up. That is one pixel of the filter's own map.
   Conv2d(step, input) {
-    const { settings, shape, tensors: { weight, bias } } = step;
+    const { shape, settings: { groups }, tensors: { weight, bias } } = step;
     const [filters, depth, tall, wide] = weight.shape;
     const output = { values: new Float32Array(countOf(shape)), shape };
     let next = 0;
     for (let filter = 0; filter < filters; filter += 1) {
       const made = mapOf(output, filter).fill(bias ? bias.values[filter] : 0);
-      const first = Math.floor((filter * settings.groups) / filters) * depth;
+      const first = Math.floor((filter * groups) / filters) * depth;
       for (let map = first; map < first + depth; map += 1) {
         const pixels = mapOf(input, map);
         for (let down = 0; down < tall; down += 1) {
           for (let across = 0; across < wide; across += 1) {
-            addShifted(made, shape, pixels, input.shape, settings, down, across, weight.values[next++]);
+            addShifted(made, step, pixels, input.shape, [down, across], weight.values[next++]);
           }
         }
       }
@@ -55,8 +57,8 @@ const COMPUTE = {
 
   // Brings every map to a similar range. In use it is one product and one sum.
   BatchNorm({ tensors: { scale, shift } }, { values, shape }) {
-    const size = values.length / shape[0];
-    return values.map((value, place) => value * scale.values[Math.floor(place / size)] + shift.values[Math.floor(place / size)]);
+    const mapAt = (place) => Math.floor((place * shape[0]) / values.length);
+    return values.map((value, place) => value * scale.values[mapAt(place)] + shift.values[mapAt(place)]);
   },
 
   ReLU: pointwise((value) => Math.max(value, 0)), // below zero to zero
@@ -71,20 +73,24 @@ const COMPUTE = {
 
 // Add one weight of a filter, times the pixels under it wherever the filter stands: a whole map at
 // once. For a stride of 1 that is the map itself, moved by the weight's place in the filter.
-function addShifted(made, [, rows, columns], pixels, [, height, width], { stride, padding, dilation }, down, across, weight) {
-  const [top, left] = [down * dilation[0] - padding[0], across * dilation[1] - padding[1]];
+function addShifted(made, { shape, settings }, pixels, [, height, width], place, weight) {
+  const [, rows, columns] = shape, { stride, padding, dilation } = settings;
+  const [top, left] = [0, 1].map((axis) => place[axis] * dilation[axis] - padding[axis]);
   const [first, last] = inside(left, stride[1], width, columns);
   for (let row = 0; row < rows; row += 1) {
     const y = row * stride[0] + top;
     if (y < 0 || y >= height) continue; // in the border of zeros
     const from = y * width + left, to = row * columns;
-    for (let column = first; column <= last; column += 1) made[to + column] += weight * pixels[from + column * stride[1]];
+    for (let column = first; column <= last; column += 1) {
+      made[to + column] += weight * pixels[from + column * stride[1]];
+    }
   }
 }
 
 // The first and the last place at which a window's pixel is inside of a row.
 function inside(offset, stride, width, places) {
-  return [Math.max(0, Math.ceil(-offset / stride)), Math.min(places - 1, Math.floor((width - 1 - offset) / stride))];
+  const last = Math.floor((width - 1 - offset) / stride);
+  return [Math.max(0, Math.ceil(-offset / stride)), Math.min(places - 1, last)];
 }
 
 function pool({ shape, settings: { kernel, stride, padding, dilation } }, input, start, join) {
@@ -122,7 +128,9 @@ function forward(network, pixels) {
 }
 
 // One number for each class. Divided by the temperature they say how sure the network may be.
-const logitsOf = (network, outputs) => Array.from(outputs.at(-1).values, (value) => value / network.temperature);
+function logitsOf(network, outputs) {
+  return Array.from(outputs.at(-1).values, (value) => value / network.temperature);
+}
 
 // Probabilities: all above zero, and 1 together.
 function softmax(logits) {
@@ -148,7 +156,9 @@ function unpack(base64) {
 function readNetwork(text) {
   const network = JSON.parse(text);
   for (const { tensors } of network.steps) {
-    for (const tensor of Object.values(tensors)) tensor.values = tensor.packed ? unpack(tensor.packed) : Float32Array.from(tensor.numbers);
+    for (const tensor of Object.values(tensors)) {
+      tensor.values = tensor.packed ? unpack(tensor.packed) : Float32Array.from(tensor.numbers);
+    }
   }
   return network;
 }

@@ -2,6 +2,14 @@
 // blank paper. It keeps the strokes, not pixels, so that each can be undone.
 
 const PEN = 22, NUDGE = 12; // of its 280 pixels: the pen's width, a step of an arrow key
+const EVENTS = {
+  pointerdown: "begin",
+  pointermove: "draw",
+  pointerup: "end",
+  pointercancel: "end",
+  keydown: "press",
+  blur: "rest",
+};
 const ARROWS = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
 
 class Pad {
@@ -14,7 +22,7 @@ class Pad {
     this.history = []; // images, strokes, and null for blank paper, in their order
     this.stroke = null; // the one that is being drawn
     this.pen = null; // of the keyboard: where it is and whether it draws
-    for (const [type, act] of Object.entries({ pointerdown: "begin", pointermove: "draw", pointerup: "end", pointercancel: "end", keydown: "press", blur: "rest" })) {
+    for (const [type, act] of Object.entries(EVENTS)) {
       canvas.addEventListener(type, (event) => this[act](event));
     }
   }
@@ -41,13 +49,13 @@ class Pad {
     this.canvas.focus({ preventScroll: true });
     this.canvas.setPointerCapture(event.pointerId);
     this.rest();
-    this.put(this.place(event));
+    this.put(placeOn(this.canvas, event));
   }
 
   draw(event) {
     if (!this.stroke || this.pen) return;
     const events = event.getCoalescedEvents?.() ?? [];
-    this.stroke.push(...(events.length ? events : [event]).map((each) => this.place(each)));
+    this.stroke.push(...(events.length ? events : [event]).map((each) => placeOn(this.canvas, each)));
     this.show();
   }
 
@@ -67,7 +75,7 @@ class Pad {
     const way = ARROWS[event.key];
     if (way) this.nudge(way, event.shiftKey ? 0.25 : 1);
     else if (event.key === " ") this.lift();
-    else if (event.key === "Backspace" || (event.key === "z" && (event.ctrlKey || event.metaKey))) this.undo();
+    else if (event.key === "Backspace") this.undo();
     else if (event.key === "Delete") this.clear();
     else return;
     event.preventDefault();
@@ -75,8 +83,8 @@ class Pad {
 
   nudge(way, share) {
     const { x, y } = this.pen ?? { x: this.size / 2, y: this.size / 2 };
-    const [left, top] = [x + way[0] * NUDGE * share, y + way[1] * NUDGE * share].map((side) => clamp(side, PEN / 2, this.size - PEN / 2));
-    this.pen = { x: left, y: top };
+    const onPaper = (side) => clamp(side, PEN / 2, this.size - PEN / 2);
+    this.pen = { x: onPaper(x + way[0] * NUDGE * share), y: onPaper(y + way[1] * NUDGE * share) };
     this.stroke?.push(this.pen);
     this.show();
   }
@@ -94,11 +102,6 @@ class Pad {
     this.show();
   }
 
-  place({ clientX, clientY }) {
-    const box = this.canvas.getBoundingClientRect();
-    return { x: ((clientX - box.left) / box.width) * this.size, y: ((clientY - box.top) / box.height) * this.size };
-  }
-
   // What lies on the paper: the last image and the strokes after it.
   layers() {
     const from = this.history.findLastIndex(({ pixels }) => pixels !== undefined);
@@ -110,7 +113,8 @@ class Pad {
     const [first, ...others] = this.layers();
     if (first?.pixels && !others.length) return { pixels: first.pixels };
     const { data } = this.paper.getContext("2d").getImageData(0, 0, this.size, this.size);
-    return { values: Float64Array.from({ length: this.size ** 2 }, (_, place) => data[4 * place + 3]), height: this.size, width: this.size };
+    const values = Float64Array.from({ length: this.size ** 2 }, (_, place) => data[4 * place + 3]);
+    return { values, height: this.size, width: this.size };
   }
 
   show() {
@@ -126,6 +130,12 @@ class Pad {
     if (this.pen) ring(shown, this.pen, Boolean(this.stroke));
     this.onChange();
   }
+}
+
+// Where a pointer is, in the pixels of a canvas.
+function placeOn(canvas, { clientX, clientY }) {
+  const { left, top, width, height } = canvas.getBoundingClientRect();
+  return { x: ((clientX - left) / width) * canvas.width, y: ((clientY - top) / height) * canvas.height };
 }
 
 function line(context, points) {

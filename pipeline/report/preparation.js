@@ -33,8 +33,9 @@ function prepare({ values: levels, height, width }, preparation) {
   const isDark = background - darkest > lightest - background;
   const contrast = isDark ? background - darkest : lightest - background;
   if (contrast < MIN_CONTRAST) return null;
-  const noise = Math.min(3 * quantile(around.map((value) => Math.abs(value - background)), 0.75), contrast / 2);
-  const ink = Float64Array.from(values, (value) => Math.max(0, isDark ? background - value : value - background));
+  const grain = quantile(around.map((value) => Math.abs(value - background)), 0.75);
+  const noise = Math.min(3 * grain, contrast / 2);
+  const ink = values.map((value) => Math.max(0, isDark ? background - value : value - background));
   const drawing = { values: ink.map((value) => (value <= noise ? 0 : value)), height, width };
   return preparation === "fitted" ? fit(drawing) : center(drawing);
 }
@@ -43,7 +44,8 @@ function prepare({ values: levels, height, width }, preparation) {
 function surroundings(values, height, width, preparation) {
   if (preparation === "fitted") {
     const [tall, wide] = [Math.ceil(height / SIDE), Math.ceil(width / SIDE)];
-    const isCorner = (row, column) => (row < tall || row >= height - tall) && (column < wide || column >= width - wide);
+    const isEnd = (place, length, side) => place < side || place >= length - side;
+    const isCorner = (row, column) => isEnd(row, height, tall) && isEnd(column, width, wide);
     return values.filter((_, place) => isCorner(Math.floor(place / width), place % width));
   }
   const ends = [...values.subarray(0, width), ...values.subarray((height - 1) * width)];
@@ -54,7 +56,8 @@ function surroundings(values, height, width, preparation) {
 // A digit: without specks, 20 pixels long, its centre of mass in the middle.
 function center(drawing) {
   const sizes = sizesOfParts(drawing, 0), largest = largestOf(sizes);
-  const clean = { ...drawing, values: drawing.values.map((value, place) => (sizes[place] >= MIN_PART * largest ? value : 0)) };
+  const isDrawn = (place) => sizes[place] >= MIN_PART * largest;
+  const clean = { ...drawing, values: drawing.values.map((value, place) => (isDrawn(place) ? value : 0)) };
   const fitted = scale(crop(clean, (place) => clean.values[place] > 0), BOX);
   let total = 0, down = 0, across = 0;
   fitted.values.forEach((value, place) => {
@@ -116,7 +119,9 @@ function crop({ values, height, width }, isShown) {
     [left, right] = [Math.min(left, column), Math.max(right, column)];
   }
   const cut = { values: [], height: bottom - top + 1, width: right - left + 1 };
-  for (let row = top; row <= bottom; row += 1) cut.values.push(...values.subarray(row * width + left, row * width + right + 1));
+  for (let row = top; row <= bottom; row += 1) {
+    cut.values.push(...values.subarray(row * width + left, row * width + right + 1));
+  }
   return cut;
 }
 
@@ -133,7 +138,9 @@ function scale({ values, height, width }, size) {
 
 function transpose(values, height, width) {
   const turned = new Float32Array(values.length);
-  values.forEach((value, place) => { turned[(place % width) * height + Math.floor(place / width)] = value; });
+  values.forEach((value, place) => {
+    turned[(place % width) * height + Math.floor(place / width)] = value;
+  });
   return turned;
 }
 
@@ -142,13 +149,16 @@ function resample(values, height, width, length) {
   const step = width / length, blur = Math.max(step, 1), made = new Float32Array(height * length);
   for (let column = 0; column < length; column += 1) {
     const middle = (column + 0.5) * step;
-    const first = Math.max(0, Math.floor(middle - 3 * blur + 0.5)), end = Math.min(width, Math.floor(middle + 3 * blur + 0.5));
+    const first = Math.max(0, Math.floor(middle - 3 * blur + 0.5));
+    const end = Math.min(width, Math.floor(middle + 3 * blur + 0.5));
     const weights = [];
     for (let place = first; place < end; place += 1) weights.push(lanczos((place - middle + 0.5) / blur));
     const total = weights.reduce((sum, weight) => sum + weight, 0);
     for (let row = 0; row < height; row += 1) {
       let sum = 0;
-      for (let place = first; place < end; place += 1) sum += (weights[place - first] / total) * values[row * width + place];
+      for (let place = first; place < end; place += 1) {
+        sum += (weights[place - first] / total) * values[row * width + place];
+      }
       made[row * length + column] = sum;
     }
   }
