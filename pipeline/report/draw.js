@@ -29,7 +29,7 @@ class Desk {
   constructor(network, section) {
     const find = (name) => section.querySelector(name);
     this.network = network;
-    this.pad = new Pad(find("#pad"), () => this.plan());
+    this.pad = new Pad(find("#pad"), () => this.look());
     this.seen = find("#seen");
     this.asIs = find("#as-is");
     this.verdict = find("#verdict");
@@ -53,6 +53,13 @@ class Desk {
     this.pad.start(Uint8Array.from(this.network.check.pixels), true);
   }
 
+  // Something else is on the paper: what was found of the drawing before fades.
+  look() {
+    this.drawn = this.image = undefined;
+    for (const band of this.changes.querySelectorAll("canvas")) band.classList.add("old");
+    this.plan();
+  }
+
   // Whatever changes is shown when the browser next draws.
   plan() {
     this.frame ??= requestAnimationFrame(() => {
@@ -62,9 +69,12 @@ class Desk {
   }
 
   show() {
-    const drawn = this.pad.read();
-    this.image = drawn.pixels ?? prepare(drawn, this.network.preparation);
-    this.asIs.hidden = !drawn.pixels;
+    if (!this.drawn) {
+      this.drawn = this.pad.read();
+      this.image = this.drawn.pixels ?? prepare(this.drawn, this.network.preparation);
+      this.asIs.hidden = !this.drawn.pixels;
+    }
+    this.reasons.classList.add("old");
     const pixels = this.image ? change(this.image, this.readSliders()) : new Float32Array(SIDE * SIDE);
     drawInk(this.seen, pixels);
     const outputs = forward(this.network, pixels);
@@ -126,7 +136,9 @@ class Desk {
     const [one, other] = [this.names[this.best], this.names[second]];
     this.explain(reasons, `What speaks for ${one} (orange) and for ${other} (blue)`);
     const reading = bestOf(logitsOf(this.network, forward(this.network, this.image)));
-    for (const input of this.changes.querySelectorAll("input")) yield* this.findTips(input, reading);
+    for (const input of this.changes.querySelectorAll("input")) {
+      if (input.nextElementSibling.classList.contains("old")) yield* this.findTips(input, reading);
+    }
   }
 
   *wipe() {
@@ -135,6 +147,7 @@ class Desk {
 
   explain(reasons, words) {
     const [canvas, caption] = this.reasons.children;
+    this.reasons.classList.remove("old");
     drawMaps(canvas, { values: reasons, shape: [1, SIDE, SIDE] }, 1);
     if (words) canvas.setAttribute("aria-label", words);
     caption.textContent = words;
@@ -150,6 +163,7 @@ class Desk {
     }
     const band = input.nextElementSibling;
     band.width = kept.length;
+    band.classList.remove("old");
     const context = band.getContext("2d");
     context.fillStyle = colour("first");
     kept.forEach((is, place) => is && context.fillRect(place, 0, 1, 1));

@@ -8,7 +8,7 @@ const EVENTS = {
   pointerup: "end",
   pointercancel: "end",
   keydown: "press",
-  blur: "rest",
+  blur: "leave",
 };
 const ARROWS = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
 
@@ -95,6 +95,10 @@ class Pad {
     if (this.stroke) this.stroke = null;
     else this.put(this.pen);
     this.show();
+  }
+
+  leave() {
+    if (this.pen) this.rest();
   }
 
   rest() {

@@ -442,7 +442,7 @@ def test_a_band_shows_where_a_slider_keeps_the_reading(visit: Visit) -> None:
     """Its end is where the reading tips."""
     page = visit.page
     page.locator("#starts button").nth(4).click()
-    expect(page.locator("#noise + canvas")).to_have_attribute("width", "26")
+    expect(page.locator("#noise + canvas:not(.old)")).to_have_attribute("width", "26")
     kept = page.locator("#noise + canvas").evaluate(
         """canvas => {
             const context = canvas.getContext("2d");
