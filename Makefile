@@ -38,7 +38,7 @@ test: setup ## Lint, types and tests
 	python -m pytest
 
 faults: setup ## Inject every fault there is a test for, in real processes, and run the slow tests; three quarters of an hour
-	python -m pytest -m slow
+	python -m pytest -m slow --numprocesses 4  # most of them wait
 
 bench: run ## Time the training loop against the notebook's
 	python -m benchmarks.speed
