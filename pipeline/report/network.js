@@ -75,7 +75,7 @@ const COMPUTE = {
 // once. For a stride of 1 that is the map itself, moved by the weight's place in the filter.
 function addShifted(made, { shape, settings }, pixels, [, height, width], place, weight) {
   const [, rows, columns] = shape, { stride, padding, dilation } = settings;
-  const [top, left] = [0, 1].map((axis) => place[axis] * dilation[axis] - padding[axis]);
+  const top = place[0] * dilation[0] - padding[0], left = place[1] * dilation[1] - padding[1];
   const [first, last] = inside(left, stride[1], width, columns);
   for (let row = 0; row < rows; row += 1) {
     const y = row * stride[0] + top;
