@@ -60,8 +60,9 @@ class Desk {
     this.plan();
   }
 
-  // Whatever changes is shown when the browser next draws.
+  // Whatever changes is shown when the browser next draws. Work on what was before ends.
   plan() {
+    this.current = undefined;
     this.frame ??= requestAnimationFrame(() => {
       this.frame = undefined;
       this.show();

@@ -418,6 +418,27 @@ def test_every_test_image_of_the_page_is_read_as_it_was_measured(
         expect(heard(visit.page)).to_have_text(reading(str(odds.argmax()), odds.max()))
 
 
+def test_a_drawing_that_changes_ends_the_work_on_the_one_before(visit: Visit) -> None:
+    """Here a frame takes long, so that the work could go on before the new drawing is shown."""
+    page = visit.page
+    page.evaluate("""
+        () => new Promise((resolve) => {
+          const draw = requestAnimationFrame;
+          window.requestAnimationFrame = (show) => setTimeout(() => draw(show), 300);
+          const [first, second] = document.querySelectorAll("#changes canvas");
+          new MutationObserver((_, observer) => {
+            if (first.classList.contains("old") || !second.classList.contains("old")) return;
+            observer.disconnect();
+            document.getElementById("clear").click();
+            setTimeout(resolve, 200);
+          }).observe(first, { attributes: true });
+          document.querySelector("#starts button").click();
+        })
+    """)
+    assert page.locator("#changes canvas.old").count() == 4
+    expect(heard(page)).to_have_text("Nothing is drawn.")
+
+
 @pytest.mark.parametrize(
     ("name", "value"), [("noise", "100"), ("cover", "20"), ("rotate", "90"), ("shift", "10")]
 )
