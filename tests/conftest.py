@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Begin with the longest tests, so that the others are not done long before them."""
-    longest = ("test_same_as_repro.py", "test_nights.py")
+    longest = ("test_same_as_repro.py", "test_repro.py")
     items.sort(key=lambda item: item.path.name not in longest)
 
 

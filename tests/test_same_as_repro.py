@@ -129,8 +129,8 @@ def test_plan_and_flow_do_what_dvc_repro_does(
 
 @pytest.mark.slow
 @given(case=graphs(edits=3))
-@settings(SETTINGS, max_examples=75)
-def test_plan_and_flow_do_what_dvc_repro_does_300_times(
+@settings(SETTINGS, max_examples=25)
+def test_plan_and_flow_do_what_dvc_repro_does_100_times(
     case: tuple[list[Node], list[Edit]],
     empty: Path,
     tmp_path_factory: pytest.TempPathFactory,

@@ -64,6 +64,7 @@ def matrix_of(job: dict[str, Any]) -> list[str]:
     return list(job.get("strategy", {}).get("matrix", {}).get("python", []))
 
 
+@pytest.mark.slow
 def test_a_review_says_what_runs_and_what_changes(repository: Path) -> None:
     edit_params(repository, "train", "epochs", 1)
     result = make(repository, "review", "BASE=HEAD")

@@ -83,6 +83,7 @@ def test_a_thousand_digits_get_the_logits_that_pytorch_gives(
     np.testing.assert_allclose(found, expected, rtol=0, atol=0.02)
 
 
+@pytest.mark.slow
 def test_a_thousand_drawings_get_the_digit_that_predict_gives(
     calculator: Page, folder: Path, images: UInt8Array, tmp_path: Path
 ) -> None:
