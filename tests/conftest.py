@@ -26,13 +26,14 @@ from toy import CHAIN, ORDER, commit_all, execute, make_model_workspace, make_wo
 from pipeline.mnist.idx import UInt8Array, write_dataset_info
 from pipeline.mnist.sources import DATASETS
 from pipeline.mnist.tensors import load_digits
-from pipeline.paths import RAW, TEST
+from pipeline.paths import RAW, REPORT, TEST
 
 gc.set_threshold(10_000)  # as the command line does: what is imported lasts
 # A shell's background processes ignore Ctrl-C, and so do their children. The tests send Ctrl-C.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 if TYPE_CHECKING:
+    from browser import Visit
     from playwright.sync_api import Browser
     from prefect_api import Api
 
@@ -68,6 +69,18 @@ def browser() -> "Iterator[Browser]":
 
     with running_browser() as browser:
         yield browser
+
+
+@pytest.fixture
+def visit(browser: "Browser", folder: Path) -> "Iterator[Visit]":
+    """The report of the module's fixture `folder`. It must load nothing else, and say nothing."""
+    from browser import DESKTOP, Visit
+
+    visit = Visit(browser, folder / REPORT, DESKTOP)
+    yield visit
+    assert visit.loaded() == [(folder / REPORT).as_uri()]
+    assert visit.said == []
+    visit.context.close()
 
 
 @pytest.fixture(scope="session")

@@ -68,14 +68,13 @@ def is_open(port: int) -> bool:
 
 
 @contextmanager
-def ssh_server(folder: Path, port: int | None = None) -> Iterator[SshServer]:
+def ssh_server(folder: Path) -> Iterator[SshServer]:
     """Start an SSH server whose files are in `folder`; skip the test if there is none here."""
     program = find_program("sshd", "openssh-server", Path("/usr/sbin"))
     for key in ("host", "user", "stranger"):
-        if not (folder / key).exists():
-            execute(folder, "ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", key)
+        execute(folder, "ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", key)
     shutil.copyfile(folder / "user.pub", folder / "authorized")
-    port = port or free_port()
+    port = free_port()
     Path("/run/sshd").mkdir(exist_ok=True)
     settings = {
         "Port": port,

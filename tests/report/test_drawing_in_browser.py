@@ -55,15 +55,6 @@ def calculator(browser: Browser, folder: Path) -> Iterator[Page]:
     visit.context.close()
 
 
-@pytest.fixture
-def visit(browser: Browser, folder: Path) -> Iterator[Visit]:
-    visit = Visit(browser, folder / REPORT, DESKTOP)
-    yield visit
-    assert visit.loaded() == [(folder / REPORT).as_uri()]
-    assert visit.said == []
-    visit.context.close()
-
-
 @pytest.fixture(scope="module")
 def images(folder: Path) -> UInt8Array:
     """1,000 real digits: the sample's 800, and those of its test split once more, turned."""

@@ -1,7 +1,6 @@
 """The report in a real browser, also checked for accessibility by axe-core."""
 
 import shutil
-from collections.abc import Iterator
 from contextlib import chdir
 from pathlib import Path
 from typing import Any
@@ -27,15 +26,6 @@ def folder(finished_with_own: Path, tmp_path_factory: pytest.TempPathFactory) ->
         set_params(report={"mistakes": 1000})
         report.main()
     return folder
-
-
-@pytest.fixture
-def visit(browser: Browser, folder: Path) -> Iterator[Visit]:
-    visit = Visit(browser, folder / REPORT, DESKTOP)
-    yield visit
-    assert visit.loaded() == [(folder / REPORT).as_uri()]
-    assert visit.said == []
-    visit.context.close()
 
 
 @pytest.fixture
